@@ -1,0 +1,1 @@
+"""Hallmark: raw text and labels in, a registered language model out."""

@@ -1,0 +1,296 @@
+"""`params.yaml` as typed settings.
+
+The fields below are the only definition of a setting: name, type, allowed values, default and meaning.
+`render` writes them as the commented `params.yaml`; `load_params` reads one and reports every mistake at once.
+"""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.common.errors import HallmarkError, Problems, allowed
+
+PARAMS_FILE = Path("params.yaml")
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Section):
+    """Where text and labels come from."""
+
+    kind: Literal["python-docs", "files"] = Field(
+        "python-docs", description="python-docs: documentation of the libraries below; files: your own, under `path`"
+    )
+    path: str = Field("data/own", description="folder of your own files (kind files); absolute, or relative to here")
+    documents: list[str] = Field(
+        ["**/*.txt", "**/*.md"],
+        description="globs below `path` of the text to pretrain on: .txt .md .jsonl .csv .tsv .parquet, also .gz .zst",
+    )
+    text_column: str = Field("text", description="column or key of the text, for tables and .jsonl")
+    id_column: str | None = Field(None, description="column of a unique id; null numbers the rows")
+    split_column: str | None = Field(
+        None, description="column with train or validation; null draws the split from `validation_share`"
+    )
+    libraries: list[str] = Field(
+        [
+            "matplotlib", "mlflow", "networkx", "numpy", "pandas", "prefect",
+            "scikit-learn", "scipy", "sqlalchemy", "stdlib", "sympy", "torch",
+        ],
+        description="the libraries to read (kind python-docs): distribution names, and stdlib",
+    )  # fmt: skip
+    min_characters: Positive = Field(80, description="shorter docstrings are not read (kind python-docs)")
+    validation_share: Share = Field(0.1, description="share of documents (of modules) held out for validation")
+    test_share: Share = Field(0.2, description="share of modules held out for the test split of python-docs tasks")
+
+
+class Validate(Section):
+    """What a row must be like. Rows that are not go to quarantine, with every reason."""
+
+    max_quarantined_share: Share = Field(0.02, description="above this share of set-aside rows the stage fails")
+    min_characters: Positive = Field(1, description="a text has at least this many characters")
+    max_characters: Positive = Field(5_000_000, description="a text has at most this many characters")
+    max_replacement_share: Share = Field(0.01, description="share of U+FFFD, the mark of a wrong encoding, per text")
+    max_control_share: Share = Field(0.01, description="share of control characters other than tab and newline")
+    max_duplicate_share: Share = Field(0.05, description="share of exact duplicate texts in a table, before they go")
+    max_class_share: Share = Field(0.9, description="share of the largest class in a task's training split")
+
+
+class Tokenizer(Section):
+    """How text becomes tokens."""
+
+    kind: Literal["bpe"] = Field("bpe", description="byte-level byte-pair encoding: no character is ever unknown")
+    vocab_size: Annotated[int, Field(ge=260, le=1_000_000)] = Field(4096, description="tokens, special ones included")
+    training_megabytes: Positive = Field(32, description="learn the merges from at most this much training text")
+
+
+class Encode(Section):
+    """How tokens are stored."""
+
+    validation_megabytes: Positive = Field(1, description="validate on at most this much held-out text")
+
+
+class Compute(Section):
+    """What the networks are trained and run on."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="auto: bfloat16 where the processor has instructions for it"
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="auto: where a C++ compiler or GPU is there and the run is large enough to pay for it"
+    )
+
+
+class Model(Section):
+    """The shape of the network. One dial, `depth`; null means derived from it, and printed."""
+
+    depth: Positive = Field(4, description="number of blocks")
+    hidden_size: Positive | None = Field(None, description="width of the residual stream; null: 64 x depth")
+    num_heads: Positive | None = Field(None, description="attention heads; null: hidden_size / 64")
+    intermediate_size: Positive | None = Field(None, description="SwiGLU width; null: 8/3 x hidden_size, to a 64")
+    context_length: Positive = Field(256, description="tokens that the model sees at once")
+    tied_embeddings: bool = Field(False, description="share the token embedding with the output head")
+    dropout: Share = Field(0.0, description="dropout in pretraining, on each block's outputs")
+
+
+class Pretrain(Section):
+    """Learning to continue text."""
+
+    steps: Positive | None = Field(
+        700, description="optimizer steps; null: 20 tokens per matrix parameter, in batches of batch_tokens"
+    )
+    batch_tokens: Positive = Field(4096, description="tokens per optimizer step, over all ranks")
+    micro_batch_tokens: Positive | None = Field(None, description="tokens per forward pass; null: batch_tokens")
+    optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for matrices, AdamW for the rest")
+    learning_rate: float = Field(0.004, gt=0, description="peak learning rate of AdamW")
+    muon_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of the matrices")
+    warmup_share: Share = Field(0.02, description="share of the steps with a rising learning rate")
+    decay_share: Share = Field(0.4, description="share of the steps, at the end, with a falling one")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
+    validate_every: Positive = Field(100, description="steps between validations")
+    checkpoint_every: Positive = Field(50, description="steps between checkpoints")
+
+
+class Finetune(Section):
+    """Learning a task from labels, for every task."""
+
+    epochs: Positive = Field(10, description="passes over the labels, at most")
+    batch_size: Positive = Field(16, description="labelled texts per optimizer step")
+    learning_rate: float = Field(0.001, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
+    warmup_share: Share = Field(0.1, description="share of the steps with a rising learning rate; then it falls to 0")
+    label_smoothing: Share = Field(0.1, description="probability moved from the label to all classes")
+    dropout: Share = Field(0.1, description="dropout before the head")
+    max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")
+    pooling: Literal["mean", "last"] = Field("mean", description="how token vectors become one text vector")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
+    patience: Positive = Field(4, description="stop after this many epochs without a better validation macro-F1")
+    validation_texts: Positive = Field(1000, description="validate on at most this many texts")
+
+
+class Task(Section):
+    """One downstream task."""
+
+    kind: Literal["classification"] = Field("classification", description="what is predicted")
+    path: str | None = Field(
+        None, description="labelled file or glob below source.path (kind files); null: made from python-docs"
+    )
+    text_column: str = Field("text", description="column of the text")
+    label_column: str = Field("label", description="column of the label")
+    id_column: str | None = Field(None, description="column of a unique id; null numbers the rows")
+    split_column: str | None = Field(
+        None, description="column with train, validation or test; null draws 70/10/20 by the text's hash"
+    )
+    labels_per_class: Positive | None = Field(
+        32, description="labelled texts per class to train on, drawn by the seed; null: all"
+    )
+
+
+class Evaluate(Section):
+    """How sure the figures are."""
+
+    bootstrap_samples: Positive = Field(1000, description="resamples behind each interval")
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(0.95, description="confidence of the intervals")
+
+
+class Promote(Section):
+    """When a challenger may become champion."""
+
+    min_accuracy: Share = Field(0.0, description="never promote below this accuracy")
+    min_macro_f1: Share = Field(0.0, description="never promote below this macro-F1")
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.05, description="significance level of the paired tests")
+    margin: Share = Field(0.01, description="macro-F1 that a challenger may lose and still be called not worse")
+    accept_not_worse: bool = Field(False, description="promote on the verdict `not worse`, too")
+
+
+class Params(Section):
+    """All of `params.yaml`, in the order of the pipeline."""
+
+    seed: int = Field(1, ge=0, description="every random choice follows from it")
+    source: Source = Source()
+    validate_: Validate = Field(Validate(), alias="validate")
+    tokenizer: Tokenizer = Tokenizer()
+    encode: Encode = Encode()
+    compute: Compute = Compute()
+    model: Model = Model()
+    pretrain: Pretrain = Pretrain()
+    finetune: Finetune = Finetune()
+    tasks: dict[TaskName, Task] = Field({"library": Task()}, min_length=1)
+    evaluate: Evaluate = Evaluate()
+    promote: Promote = Promote()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Params":
+        for name, task in self.tasks.items():
+            if self.source.kind == "files" and task.path is None:
+                raise ValueError(f"tasks.{name}.path: source.kind files needs the labelled file of this task")
+            if self.source.kind == "python-docs" and name != "library":
+                raise ValueError(f"tasks.{name}: source.kind python-docs makes the task `library` only")
+        return self
+
+
+def load_params(path: Path | str = PARAMS_FILE) -> Params:
+    """Read and check `params.yaml`.
+
+    Raises:
+        HallmarkError: all unknown keys and wrong values at once, each with what is allowed.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HallmarkError("there is no such file", where=str(path), fix=f"git checkout {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HallmarkError(f"this is not YAML: {error}", where=str(path), fix="mend the line named") from None
+    try:
+        return Params.model_validate(raw or {})
+    except ValidationError as error:
+        problems = Problems(str(path))
+        for fault in error.errors():
+            problems.add(_explain(fault))
+        problems.raise_if_any(fix=f"mend these keys in {path}")
+        raise
+
+
+def _explain(fault: Any) -> str:
+    keys = [str(key) for key in fault["loc"]]
+    place = ".".join(keys)
+    section = _section_at(keys[:-1])
+    if fault["type"] == "extra_forbidden" and section is not None:
+        names = [field.alias or name for name, field in section.model_fields.items()]
+        near = difflib.get_close_matches(keys[-1], names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{place}: unknown key; {hint}{allowed(names)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}, not {fault['input']!r}" if place else message
+
+
+def _section_at(keys: list[str]) -> type[Section] | None:
+    section: Any = Params
+    for key in keys:
+        if section is dict:
+            section = Task
+            continue
+        fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+        section = fields.get(key)
+        section = dict if get_origin(section) is dict else section
+        if section is None:
+            return None
+    return section if isinstance(section, type) and issubclass(section, Section) else None
+
+
+def render(params: Params) -> str:
+    """Write `params` as a commented `params.yaml`: meaning, allowed values and default before each key."""
+    lines = ["# Every setting of the pipeline, in its order. Change a value, then type `dvc repro`."]
+    for name, field in Params.model_fields.items():
+        key = field.alias or name
+        value = getattr(params, name)
+        lines.append("")
+        if isinstance(value, Section):
+            lines += [f"# {value.__doc__}", f"{key}:", *_render_section(value, "  ")]
+        elif isinstance(value, dict):
+            lines += ["# The tasks to fine-tune for, by name.", f"{key}:"]
+            for task_name, task in value.items():
+                lines += [f"  {task_name}:", *_render_section(task, "    ")]
+        else:
+            lines += [f"# {_comment(field)}", f"{key}: {_scalar(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _render_section(section: Section, indent: str) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        yield f"{indent}# {_comment(field)}"
+        yield f"{indent}{name}: {_scalar(getattr(section, name))}"
+
+
+def _comment(field: Any) -> str:
+    return f"{field.description} ({_type_name(field.annotation)}; default {_scalar(field.default)})"
+
+
+def _type_name(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(str(value) for value in get_args(annotation))
+    if origin is Annotated:
+        return _type_name(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return " | ".join(_type_name(part) for part in get_args(annotation))
+    if origin is list:
+        return f"list of {_type_name(get_args(annotation)[0])}"
+    return "null" if annotation is type(None) else annotation.__name__
+
+
+def _scalar(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()

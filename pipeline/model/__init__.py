@@ -1,0 +1,1 @@
+"""The parts of a language model, and the families built from them."""

@@ -1,0 +1,144 @@
+"""What every stage does around its work: settings, stage key, journal, signals, errors, timing.
+
+A door is a module with `main(stage)` and, at its end, `run_stage(main)`.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.environment import be_quiet
+from pipeline.common.errors import HallmarkError, allowed
+from pipeline.common.files import write_json
+from pipeline.common.layout import metrics_file, stage_home
+from pipeline.common.params import Params, Task, load_params
+from pipeline.common.processes import Interrupted, die_with_parent, peak_memory_bytes, raise_on_signals
+from pipeline.tracking.journal import Journal
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage run, as its door sees it."""
+
+    name: str  # as in dvc.yaml: `pretrain`, `finetune@library`
+    key: str
+    description: dict[str, Any]
+    params: Params
+    journal: Journal
+
+    @property
+    def task_name(self) -> str:
+        return self.name.partition("@")[2]
+
+    @property
+    def task(self) -> Task:
+        if self.task_name not in self.params.tasks:
+            raise HallmarkError(
+                f"there is no task {self.task_name!r}; {allowed(self.params.tasks)}", where="params.yaml: tasks"
+            )
+        return self.params.tasks[self.task_name]
+
+    @cached_property
+    def scratch(self) -> Path:
+        """An ignored folder that belongs to this stage key alone: a killed training resumes from it."""
+        folder = stage_home(self.key) / "scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_metrics(self, values: Mapping[str, Any]) -> None:
+        """Write the stage's DVC metrics file and put its numbers into the journal. No timings: they are not outputs."""
+        write_json(metrics_file(self.name), values)
+        self.journal.summary(dict(flatten(values)))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The numbers of nested metrics as dotted names: {"test": {"accuracy": 1}} -> [("test.accuracy", 1.0)]."""
+    found: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            found.append((f"{prefix}{name}", float(value)))
+    return found
+
+
+def run_stage(main: Callable[[Stage], None], name: str) -> None:
+    """Run a door as the process's whole work; exits non-zero on a failure.
+
+    Args:
+        main: does the work.
+        name: the stage's name as in dvc.yaml.
+    """
+    die_with_parent()
+    raise_on_signals()
+    be_quiet()
+    try:
+        stage = _open_stage(name)
+    except HallmarkError as error:
+        sys.exit(f"hallmark: {name}: {error}")
+    started = time.time()
+    status, message, code = "finished", "", 0
+    try:
+        main(stage)
+    except Interrupted as error:
+        status, message, code = "interrupted", str(error), 128 + error.signal_number
+        print(f"hallmark: {name}: interrupted by {error}; `dvc repro` goes on from here", file=sys.stderr)
+    except HallmarkError as error:
+        status, message, code = "failed", str(error), 1
+        print(f"hallmark: {name}: {error}", file=sys.stderr)
+    except OSError as error:
+        status, message, code = "failed", str(error), 1
+        print(f"hallmark: {name}: {_explain_os_error(error)}", file=sys.stderr)
+    except Exception as error:
+        status, message, code = "failed", f"{type(error).__name__}: {error}", 1
+        traceback.print_exc()
+    finally:
+        _close_stage(stage, status, message, started)
+    sys.exit(code)
+
+
+def _open_stage(name: str) -> Stage:
+    from dvc.exceptions import DvcException
+
+    from pipeline.tracking.build import describe_build
+    from pipeline.tracking.mirror import start_mirror
+    from pipeline.tracking.stage_key import describe_stage, stage_key
+
+    params = load_params()
+    try:
+        description = describe_stage(name)
+    except DvcException as error:
+        raise HallmarkError(str(error), where=f"dvc.yaml: {name}", fix="dvc repro") from error
+    key = stage_key(description)
+    journal = Journal(key)
+    journal.write("start", stage=name, key=key, description=description, pid=os.getpid(), **describe_build())
+    print(f"stage {name}  key {key[:12]}  {stage_home(key)}", flush=True)
+    start_mirror()
+    return Stage(name, key, description, params, journal)
+
+
+def _close_stage(stage: Stage, status: str, message: str, started: float) -> None:
+    """End the journal and keep seconds and peak memory beside the outputs, never in them: they vary from run to run."""
+    seconds = time.time() - started
+    peak_bytes = peak_memory_bytes()
+    try:
+        stage.journal.write("end", status=status, error=message, seconds=seconds, peak_memory_bytes=peak_bytes)
+        if status == "finished":
+            timing = {"stage": stage.name, "seconds": seconds, "peak_memory_bytes": peak_bytes}
+            write_json(stage_home(stage.key) / "timing.json", timing)
+    except OSError as error:
+        print(f"hallmark: {stage.name}: the journal could not be closed ({error})", file=sys.stderr)
+    finally:
+        stage.journal.close()
+
+
+def _explain_os_error(error: OSError) -> str:
+    if error.errno == 28:  # ENOSPC
+        return f"the disk is full: {error}\n  next: free space (`dvc gc --workspace` drops old outputs), then `dvc repro`"
+    return str(error)

@@ -1,0 +1,1 @@
+"""Tokenizers, their contract, token shards."""

@@ -1,0 +1,1 @@
+"""The rim: journals, MLflow runs, lineage, the registry."""

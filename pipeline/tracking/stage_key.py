@@ -1,0 +1,47 @@
+"""The stage key: one hash of all that decides a stage's outputs.
+
+It is the stage's `dvc.lock` entry less the outs: name, command, md5 of each dependency and the values of
+its params. So it is the same before and after the run, and on every machine.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.common.files import sha256_json
+
+
+def decisive(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a `dvc.lock` entry decides the outputs: {"name", "cmd", "deps": {path: md5}, "params": {...}}."""
+    return {
+        "name": name,
+        "cmd": entry["cmd"],
+        "deps": {dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
+        "params": dict(entry.get("params", {}).get("params.yaml", {})),
+    }
+
+
+def stage_key(description: Mapping[str, Any]) -> str:
+    """The sha256 of a stage's description, as `decisive` or `describe_stage` give it."""
+    return sha256_json(dict(description))
+
+
+def describe_stage(name: str, root: Path | str = ".") -> dict[str, Any]:
+    """Describe a stage as the working tree is now. Raises DVC's errors for an unknown stage or missing dependency."""
+    from dvc.repo import Repo
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    with Repo(str(root)) as repo:
+        stage = repo.stage.load_one(name=name)
+        stage.save_deps()
+        return decisive(name, to_single_stage_lockfile(stage))
+
+
+def locked_stages(root: Path | str = ".") -> dict[str, dict[str, Any]]:
+    """The entries of `dvc.lock` by stage name: what was last built here."""
+    path = Path(root) / "dvc.lock"
+    if not path.exists():
+        return {}
+    return dict((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {}))

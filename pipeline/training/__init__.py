@@ -1,0 +1,1 @@
+"""Objectives, batches, optimizers, schedules, the loop, checkpoints."""
