@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Stage:
     description: dict[str, Any]
     params: Params
     journal: Journal
+    timings: dict[str, float] = field(default_factory=dict)  # kept in timing.json: speeds vary, so they are no outputs
 
     @property
     def task_name(self) -> str:
@@ -50,6 +51,12 @@ class Stage:
         folder = stage_home(self.key) / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def announce(self, decisions: Mapping[str, Any]) -> None:
+        """Print what was derived or decided, and record it."""
+        for name, value in decisions.items():
+            print(f"{self.name}  {name}: {value}", flush=True)
+        self.journal.note(decisions)
 
     def write_metrics(self, values: Mapping[str, Any]) -> None:
         """Write the stage's DVC metrics file and put its numbers into the journal. No timings: they are not outputs."""
@@ -130,7 +137,7 @@ def _close_stage(stage: Stage, status: str, message: str, started: float) -> Non
     try:
         stage.journal.write("end", status=status, error=message, seconds=seconds, peak_memory_bytes=peak_bytes)
         if status == "finished":
-            timing = {"stage": stage.name, "seconds": seconds, "peak_memory_bytes": peak_bytes}
+            timing = {"stage": stage.name, "seconds": seconds, "peak_memory_bytes": peak_bytes, **stage.timings}
             write_json(stage_home(stage.key) / "timing.json", timing)
     except OSError as error:
         print(f"hallmark: {stage.name}: the journal could not be closed ({error})", file=sys.stderr)
@@ -140,5 +147,7 @@ def _close_stage(stage: Stage, status: str, message: str, started: float) -> Non
 
 def _explain_os_error(error: OSError) -> str:
     if error.errno == 28:  # ENOSPC
-        return f"the disk is full: {error}\n  next: free space (`dvc gc --workspace` drops old outputs), then `dvc repro`"
+        return (
+            f"the disk is full: {error}\n  next: free space (`dvc gc --workspace` drops old outputs), then `dvc repro`"
+        )
     return str(error)

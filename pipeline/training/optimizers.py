@@ -1,0 +1,165 @@
+"""Optimizers, which parameter goes to which, and the learning-rate schedule."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.common.params import Finetune, Pretrain
+
+Schedule = Callable[[int], float]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised by Newton-Schulz (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+
+    Like `torch.optim.Muon`, but all matrices of one shape are orthogonalised in one batched product: a
+    4-layer network has 28 small matrices, whose single products keep the cores waiting. A test compares the two.
+
+    Args:
+        params: 2-D weights only.
+        lr: the update has the same root-mean-square size for every shape: scaled by sqrt(max(1, rows / columns)).
+        momentum: Nesterov momentum.
+        weight_decay: decoupled.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in by_shape.items():
+                self._step_shape(shape, parameters, group)
+
+    def _step_shape(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        updates = [self._momentum(parameter, group["momentum"]) for parameter in parameters]
+        orthogonal = orthogonalise(torch.stack(updates))
+        rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+        for parameter, update in zip(parameters, orthogonal.unbind(), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update.to(parameter.dtype), alpha=-rate)
+
+    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(buffer, momentum)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly: singular values end up within about 0.7 to 1.2.
+
+    A quintic Newton-Schulz iteration in bfloat16, with Jordan's coefficients.
+
+    Args:
+        matrices: (N, rows, columns) float32.
+        steps: iterations.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.bfloat16()
+    tall = x.size(-2) > x.size(-1)
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Optimizers:
+    """Several optimizers that step together, under one schedule."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], schedule: Schedule) -> None:
+        self.optimizers = list(optimizers)
+        self.schedule = schedule
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    def step(self, step: int) -> None:
+        """Update the weights at the rate of `step` (counted from 0) and clear the gradients."""
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * self.schedule(step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Every state tensor under a flat name: OPTIMIZER.PARAMETER.STATE."""
+        return {
+            f"{number}.{index}.{name}": value
+            for number, optimizer in enumerate(self.optimizers)
+            for index, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        for number, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for flat_name, value in tensors.items():
+                owner, index, name = flat_name.split(".")
+                if int(owner) == number:
+                    state.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def pretraining_optimizers(model: nn.Module, settings: Pretrain, schedule: Schedule) -> Optimizers:
+    """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all."""
+    matrices, tables, vectors = split_parameters(model)
+    betas, eps = (0.9, 0.95), 1e-8
+    if settings.optimizer == "adamw":
+        groups = [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": tables + vectors, "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=eps, foreach=True)
+        return Optimizers([adamw], schedule)
+    muon = Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
+    adamw = torch.optim.AdamW(
+        tables + vectors, lr=settings.learning_rate, betas=betas, eps=eps, weight_decay=0.0, foreach=True
+    )
+    return Optimizers([muon, adamw], schedule)
+
+
+def finetuning_optimizers(model: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
+    """AdamW for all; weight decay on matrices only."""
+    matrices, tables, vectors = split_parameters(model)
+    groups = [
+        {"params": matrices + tables, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return Optimizers([torch.optim.AdamW(groups, lr=settings.learning_rate, foreach=True)], schedule)
+
+
+def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """(matrices of the blocks, embedding and head tables, vectors); every parameter is in exactly one."""
+    matrices: list[Tensor] = []
+    tables: list[Tensor] = []
+    vectors: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            vectors.append(parameter)
+        elif "blocks." in name:
+            matrices.append(parameter)
+        else:
+            tables.append(parameter)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in matrices + tables + vectors) == total
+    return matrices, tables, vectors
+
+
+def trapezoid(steps: int, warmup_share: float, decay_share: float) -> Schedule:
+    """Rise linearly, stay at 1, fall linearly towards 0 (warm-up, stable, decay)."""
+    warmup, decay = max(1, round(steps * warmup_share)), max(1, round(steps * decay_share))
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / warmup, (steps - step) / decay)
+
+    return factor

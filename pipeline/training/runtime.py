@@ -1,0 +1,126 @@
+"""Device, precision and compilation: decided once, by fixed rules, before the first step.
+
+The rules look at the machine and at the size of the run, never at a timing, since the choice changes the bits.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.common.errors import HallmarkError
+from pipeline.common.layout import home
+from pipeline.common.params import Compute
+
+# Compiling a 4-layer network took 12 to 25 s on 2 cores and made its steps 2.4 times as fast, from about
+# 0.27 TFLOP/s: it pays for itself from about 35 s of eager training on, which is 1e13 FLOPs.
+COMPILE_PAYS_FROM_FLOPS = 1e13
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a network runs on."""
+
+    device: torch.device
+    precision: torch.dtype
+    compile: bool
+    reasons: dict[str, str]
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Matrix products in `precision`; weights, sums and losses stay in float32."""
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+            yield
+
+
+def choose_runtime(compute: Compute, total_flops: float) -> Runtime:
+    """Choose by `compute` and the FLOPs of the whole run; makes torch deterministic as a side effect.
+
+    Raises:
+        HallmarkError: `compute` names a device or a compiler that is not here.
+    """
+    device, device_reason = choose_device(compute)
+    precision, precision_reason = choose_precision(compute, device)
+    compiled, compile_reason = choose_compile(compute, device, total_flops)
+    # Without it the compiled embedding gradient is summed with atomic adds: three runs, three results.
+    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "inductor"))
+    reasons = {"device": device_reason, "precision": precision_reason, "compile": compile_reason}
+    return Runtime(device, precision, compiled, reasons)
+
+
+def choose_device(compute: Compute) -> tuple[torch.device, str]:
+    has_cuda = torch.cuda.is_available()
+    if compute.device == "cuda" and not has_cuda:
+        raise HallmarkError(
+            "torch sees no CUDA device here",
+            where="params.yaml: compute.device",
+            fix="hallmark doctor, or device: auto",
+        )
+    if compute.device == "cuda" or (compute.device == "auto" and has_cuda):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))), f"cuda ({torch.cuda.get_device_name()})"
+    return torch.device("cpu"), f"cpu ({'asked for' if compute.device == 'cpu' else 'no CUDA device here'})"
+
+
+def choose_precision(compute: Compute, device: torch.device) -> tuple[torch.dtype, str]:
+    if compute.precision != "auto":
+        return getattr(torch, compute.precision), f"{compute.precision} (asked for)"
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = cpu_has_bfloat16()
+    if fast:
+        return torch.bfloat16, "bfloat16 (the processor has instructions for it)"
+    return torch.float32, "float32 (the processor has no bfloat16 instructions)"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_compile(compute: Compute, device: torch.device, total_flops: float) -> tuple[bool, str]:
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    able = device.type == "cuda" or compiler is not None
+    if compute.compile == "always":
+        if not able:
+            raise HallmarkError(
+                "there is no C++ compiler here",
+                where="params.yaml: compute.compile",
+                fix="install g++, or compile: auto",
+            )
+        return True, "compiled (asked for)"
+    if compute.compile == "never":
+        return False, "eager (asked for)"
+    if not able:
+        return False, "eager (no C++ compiler here)"
+    size = f"{total_flops:.1e} FLOPs, compiling pays from {COMPILE_PAYS_FROM_FLOPS:.0e}"
+    if total_flops < COMPILE_PAYS_FROM_FLOPS:
+        return False, f"eager ({size})"
+    return True, f"compiled ({size})"
+
+
+def matmul_flops_per_second(runtime: Runtime, size: int = 1024, repeats: int = 20) -> float:
+    """The rate of this machine's matrix products in the run's precision: the 100 % of the MFU that is printed."""
+    import time
+
+    a = torch.ones(size, size, device=runtime.device, dtype=runtime.precision)
+    a @ a
+    best = float("inf")
+    for _ in range(3):
+        _wait_for(runtime.device)
+        started = time.perf_counter()
+        for _ in range(repeats):
+            a @ a
+        _wait_for(runtime.device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 * repeats / best
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
