@@ -1,0 +1,176 @@
+"""Token shards: documents as one memory-mapped row of token ids, with their borders.
+
+data/tokens/SPLIT.bin           the ids, little-endian uint16 or uint32; each document is `bos` and its tokens
+data/tokens/SPLIT.offsets.npy   int64 (documents + 1,): document i is tokens[offsets[i] : offsets[i + 1]]
+data/tokens/shards.json         what they hold, their hashes and the tokenizer's; written last
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.common.errors import HallmarkError, allowed
+from pipeline.common.files import atomic_path, read_json, sha256_file, write_json
+from pipeline.tokenization.tokenizer import Tokenizer
+
+MANIFEST = "shards.json"
+CHUNK_CHARACTERS = 1 << 20  # encoded at once: large enough for all cores, and memory does not grow with the text
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """The documents of one split.
+
+    Attributes:
+        tokens: uint16 or uint32 (N,), mapped from the disk.
+        offsets: int64 (documents + 1,).
+        tokenizer_hash: of the tokenizer that made it.
+        text_bytes: UTF-8 bytes of the documents' texts.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    tokenizer_hash: str
+    text_bytes: int
+
+    @property
+    def documents(self) -> int:
+        return len(self.offsets) - 1
+
+    def document(self, place: int) -> np.ndarray:
+        """The tokens of one document, `bos` first."""
+        return self.tokens[self.offsets[place] : self.offsets[place + 1]]
+
+
+def write_shards(folder: Path | str, splits: Mapping[str, Iterable[str]], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Encode the texts of each split into `folder` and return what `shards.json` says of them.
+
+    Memory holds one chunk of text and eight bytes per document.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # until it is back, the folder is not whole
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    manifest = {
+        "dtype": dtype.name,
+        "tokenizer_hash": tokenizer.hash,
+        "splits": {split: _write_split(folder, split, texts, tokenizer, dtype) for split, texts in splits.items()},
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _write_split(
+    folder: Path, split: str, texts: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype
+) -> dict[str, Any]:
+    digest, text_bytes, offsets = hashlib.sha256(), 0, array("q", [0])
+    with atomic_path(_tokens_file(folder, split)) as temporary, temporary.open("wb") as handle:
+        for chunk in _chunks(texts):
+            row: list[int] = []
+            for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
+                row.append(tokenizer.bos_id)
+                row += ids
+                offsets.append(offsets[-1] + len(ids) + 1)
+                text_bytes += len(text.encode())
+            content = np.array(row, dtype=dtype).tobytes()
+            digest.update(content)
+            handle.write(content)
+    offsets_file = _offsets_file(folder, split)
+    with atomic_path(offsets_file) as temporary, temporary.open("wb") as handle:
+        np.save(handle, np.array(offsets, dtype="<i8"), allow_pickle=False)
+    return {
+        "tokens": offsets[-1],
+        "documents": len(offsets) - 1,
+        "text_bytes": text_bytes,
+        "sha256": digest.hexdigest(),
+        "offsets_sha256": sha256_file(offsets_file),
+    }
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Group texts until a group holds `CHUNK_CHARACTERS`."""
+    chunk: list[str] = []
+    characters = 0
+    for text in texts:
+        chunk.append(text)
+        characters += len(text)
+        if characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def open_shard(folder: Path | str, split: str, tokenizer_hash: str) -> TokenShard:
+    """Map one split's tokens.
+
+    Raises:
+        HallmarkError: the shards were made by another tokenizer (both hashes are named), a file is missing or not as
+            it was written, or there is no such split.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    if manifest["tokenizer_hash"] != tokenizer_hash:
+        raise HallmarkError(
+            f"these tokens were made by the tokenizer {manifest['tokenizer_hash'][:12]}, not by {tokenizer_hash[:12]}",
+            where=str(folder),
+            fix="dvc repro encode",
+        )
+    if split not in manifest["splits"]:
+        raise HallmarkError(f"there is no split {split!r}; {allowed(manifest['splits'])}", where=str(folder / MANIFEST))
+    described = manifest["splits"][split]
+    _verify(_tokens_file(folder, split), described["sha256"])
+    _verify(_offsets_file(folder, split), described["offsets_sha256"])
+    dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
+    return TokenShard(
+        tokens=_map(_tokens_file(folder, split), dtype),
+        offsets=np.load(_offsets_file(folder, split), allow_pickle=False),
+        tokenizer_hash=tokenizer_hash,
+        text_bytes=described["text_bytes"],
+    )
+
+
+def _tokens_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.bin"
+
+
+def _offsets_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.offsets.npy"
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / MANIFEST)
+    except FileNotFoundError:
+        raise HallmarkError("there are no token shards", where=str(folder), fix="dvc repro encode") from None
+    except ValueError as error:
+        raise HallmarkError(
+            f"this is not whole JSON ({error})", where=str(folder / MANIFEST), fix=_restore(folder)
+        ) from error
+
+
+def _verify(path: Path, expected: str) -> None:
+    if not path.exists():
+        raise HallmarkError("this token shard is missing", where=str(path), fix=_restore(path.parent))
+    found = sha256_file(path)
+    if found != expected:
+        raise HallmarkError(
+            f"this token shard is not as it was written: its sha256 is {found[:12]}, shards.json has {expected[:12]}",
+            where=str(path),
+            fix=_restore(path.parent),
+        )
+
+
+def _restore(folder: Path) -> str:
+    return f"dvc checkout --force {folder.as_posix()}, or `dvc repro --force encode` to write it again"
+
+
+def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
