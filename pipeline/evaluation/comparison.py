@@ -1,0 +1,180 @@
+"""Is the challenger better than the champion? Paired tests on the same examples, and a verdict.
+
+Legend of shapes: N examples, C classes, K distinct (label, champion, challenger) triples, S resamples.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import binom
+
+from pipeline.common.errors import HallmarkError, allowed
+
+Verdict = Literal["better", "not worse", "inconclusive", "worse"]
+SAMPLES = 10_000
+CELLS_AT_ONCE = 2_000_000  # numbers held by one block of resamples: 16 MB
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one model reaches on the test set."""
+
+    accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Challenger minus champion, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same examples, and what follows from it."""
+
+    examples: int
+    champion: Figures
+    challenger: Figures
+    only_champion_right: int
+    only_challenger_right: int
+    accuracy_difference: float
+    accuracy_p_value: float  # exact McNemar, two-sided
+    macro_f1_difference: Difference  # paired bootstrap, confidence 1 - alpha
+    alpha: float
+    margin: float
+    verdict: Verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    labels: Sequence[str],
+    champion: Sequence[str],
+    challenger: Sequence[str],
+    *,
+    classes: Sequence[str],
+    alpha: float,
+    margin: float,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models' predictions of the same N examples.
+
+    Args:
+        labels, champion, challenger: true and predicted labels, (N,), in the same order.
+        classes: every label that may occur; macro-F1 is the mean over all of them.
+        alpha: significance level of both tests; the interval has confidence 1 - alpha.
+        margin: macro-F1 that the challenger may lose and still be called not worse.
+
+    Raises:
+        HallmarkError: no examples, different lengths, or a label that is not among `classes`.
+    """
+    if not len(labels) == len(champion) == len(challenger):
+        raise HallmarkError(
+            f"different numbers of labels and predictions: {len(labels)}, {len(champion)}, {len(challenger)}"
+        )
+    triples_N3 = np.stack([_codes(labels, classes), _codes(champion, classes), _codes(challenger, classes)], axis=1)
+    right_N2 = triples_N3[:, 1:] == triples_N3[:, :1]
+    only_champion = int((right_N2[:, 0] & ~right_N2[:, 1]).sum())
+    only_challenger = int((right_N2[:, 1] & ~right_N2[:, 0]).sum())
+    cells_K3, counts_K = np.unique(triples_N3, axis=0, return_counts=True)
+    f1_champion, f1_challenger = macro_f1_pairs(cells_K3, counts_K[None, :], len(classes))[0]
+    differences_S = np.concatenate(list(_resampled_differences(cells_K3, counts_K, len(classes), samples, seed)))
+    low, high = np.quantile(differences_S, [alpha / 2, 1 - alpha / 2])
+    p_value = mcnemar_p_value(only_champion, only_challenger)
+    champion_accuracy, challenger_accuracy = right_N2.mean(axis=0)
+    difference = Difference(float(f1_challenger - f1_champion), float(low), float(high))
+    return Comparison(
+        examples=len(triples_N3),
+        champion=Figures(float(champion_accuracy), float(f1_champion)),
+        challenger=Figures(float(challenger_accuracy), float(f1_challenger)),
+        only_champion_right=only_champion,
+        only_challenger_right=only_challenger,
+        accuracy_difference=(only_challenger - only_champion) / len(triples_N3),
+        accuracy_p_value=p_value,
+        macro_f1_difference=difference,
+        alpha=alpha,
+        margin=margin,
+        verdict=decide(difference, only_challenger < only_champion and p_value < alpha, margin),
+    )
+
+
+def decide(difference: Difference, accuracy_lost: bool, margin: float) -> Verdict:
+    """The verdict; macro-F1 leads, a significant loss of accuracy vetoes.
+
+    - better: the whole interval of the macro-F1 difference is above 0.
+    - worse: accuracy is significantly lower, or the whole interval is below 0 and reaches below -margin.
+    - not worse: the whole interval is at or above -margin.
+    - inconclusive: the interval says neither, or macro-F1 rose while accuracy fell.
+
+    Only one test can say `better`, so its false alarms stay below alpha / 2.
+    """
+    if difference.low > 0:
+        return "inconclusive" if accuracy_lost else "better"
+    if accuracy_lost:
+        return "worse"
+    if difference.low >= -margin:
+        return "not worse"
+    return "worse" if difference.high < 0 else "inconclusive"
+
+
+def mcnemar_p_value(only_first_right: int, only_second_right: int) -> float:
+    """Exact McNemar test: the two-sided binomial test of the discordant pairs at 1/2 (McNemar 1947).
+
+    Returns 1.0 where no pair is discordant.
+    """
+    discordant = only_first_right + only_second_right
+    fewer = min(only_first_right, only_second_right)
+    return min(1.0, 2.0 * float(binom.cdf(fewer, discordant, 0.5)))
+
+
+def macro_f1_pairs(cells_K3: np.ndarray, counts_SK: np.ndarray, classes: int) -> np.ndarray:
+    """Macro-F1 of both models from how often each triple occurs.
+
+    Args:
+        cells_K3: int (K, 3), the distinct (label, champion, challenger) triples as class numbers.
+        counts_SK: int (S, K), occurrences of each triple in each resample.
+        classes: C; a class that neither occurs nor is predicted counts as F1 0.
+
+    Returns:
+        float64 (S, 2): champion, challenger.
+    """
+    one_hot_K3C = np.eye(classes)[cells_K3]
+    counts_SK = counts_SK.astype(np.float64)  # exact, and products of floats are fast
+    labels_SC = counts_SK @ one_hot_K3C[:, 0]
+    scores = []
+    for model in (1, 2):
+        predicted_SC = counts_SK @ one_hot_K3C[:, model]
+        hits_SC = counts_SK @ (one_hot_K3C[:, model] * one_hot_K3C[:, 0])
+        f1_SC = 2 * hits_SC / np.maximum(labels_SC + predicted_SC, 1)  # 2 tp / (2 tp + fp + fn)
+        scores.append(f1_SC.mean(axis=1))
+    return np.stack(scores, axis=1)
+
+
+def _resampled_differences(
+    cells_K3: np.ndarray, counts_K: np.ndarray, classes: int, samples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Paired bootstrap. Drawing N examples with replacement is drawing the K counts from a multinomial."""
+    generator = np.random.default_rng(seed)
+    examples = int(counts_K.sum())
+    block = max(1, CELLS_AT_ONCE // len(cells_K3))
+    for start in range(0, samples, block):
+        drawn_SK = generator.multinomial(examples, counts_K / examples, size=min(block, samples - start))
+        pairs_S2 = macro_f1_pairs(cells_K3, drawn_SK, classes)
+        yield pairs_S2[:, 1] - pairs_S2[:, 0]
+
+
+def _codes(values: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    number = {name: code for code, name in enumerate(classes)}
+    if len(values) == 0:
+        raise HallmarkError("there are no examples to compare on")
+    if unknown := sorted(set(values) - set(number)):
+        raise HallmarkError(f"unknown label {unknown[0]!r} among the predictions; {allowed(classes)}")
+    return np.fromiter((number[value] for value in values), dtype=np.int64, count=len(values))
