@@ -1,0 +1,173 @@
+"""A whole project in a temporary folder, small enough to be built in a test: real text, real Git, real DVC."""
+
+import ast
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.common.params import Params, load_params, render
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("asyncio", "email", "logging")  # the labels: which package does this docstring describe?
+TEXTS_PER_PACKAGE = 120
+
+TOY_PARAMS: dict[str, Any] = {
+    "source": {"kind": "files", "path": "data/own", "documents": ["documents/*.txt"], "validation_share": 0.2},
+    "tokenizer": {"vocab_size": 320, "training_megabytes": 1},
+    "compute": {"device": "cpu", "precision": "float32", "compile": "never"},
+    "model": {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "context_length": 64},
+    "pretrain": {"steps": 20, "batch_tokens": 512, "validate_every": 10, "checkpoint_every": 5},
+    "finetune": {"epochs": 2, "batch_size": 8, "max_tokens": 48, "validation_texts": 60},
+    "tasks": {"package": {"path": "labels.csv", "labels_per_class": 16}},
+    "evaluate": {"bootstrap_samples": 100},
+}
+
+COPIED = (
+    "pipeline",
+    "flows",
+    "dvc.yaml",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvcignore",
+    ".gitignore",
+    "prefect.toml",
+    "prefect.yaml",
+)
+COPIED += ("constraints.txt", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class ToyProject:
+    """A toy checkout and what is needed to run commands in it."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The test's environment, without anything that points outside this project; tracking is off."""
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "HALLMARK_"))
+        }
+        kept.pop("PYTHONPATH", None)
+        return kept | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "HALLMARK_TRACKING": "off",
+            "OMP_NUM_THREADS": "1",
+            "DVC_SITE_CACHE_DIR": str(self.root / ".hallmark" / "dvc-site"),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_AUTHOR_NAME": "Toy",
+            "GIT_AUTHOR_EMAIL": "toy@example.org",
+            "GIT_COMMITTER_NAME": "Toy",
+            "GIT_COMMITTER_EMAIL": "toy@example.org",
+        }
+
+    def start(
+        self, *command: str, environment: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Start a command in the project, in a process group of its own, stdout and stderr in one pipe."""
+        settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.environment | dict(environment or {}), text=True, **(settings | options)
+        )
+
+    def run(
+        self, *command: str, check: bool = True, timeout: float = 240, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project to its end; a failure shows everything that it printed."""
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment | dict(environment or {}),
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def repro(self, *targets: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run("dvc", "--wait-for-lock", "repro", *targets, check=check, **options)
+
+    def hallmark(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "pipeline.cli", *arguments, check=check, **options)
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", *arguments).stdout
+
+    @property
+    def params(self) -> Params:
+        return load_params(self.root / "params.yaml")
+
+    def change(self, **sections: Mapping[str, Any]) -> None:
+        """Change settings: `toy.change(finetune={"learning_rate": 0.01})`."""
+        values = self.params.model_dump(by_alias=True)
+        for section, changes in sections.items():
+            values[section] |= changes
+        (self.root / "params.yaml").write_text(render(Params.model_validate(values)), encoding="utf-8")
+
+    @property
+    def lock(self) -> dict[str, Any]:
+        """The stages of `dvc.lock` by name."""
+        return yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+
+    def copy(self, to: Path) -> "ToyProject":
+        """A copy to change at will; Git history, DVC cache and `.hallmark` come along."""
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("dvc-site", "__pycache__"))
+        return ToyProject(to)
+
+
+def make_toy_project(root: Path, params: Mapping[str, Any] | None = None) -> ToyProject:
+    """Make a committed project below `root`, with its own text and labels and toy settings."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        _copy(REPOSITORY / name, root / name)
+    write_toy_text(root / "data" / "own")
+    (root / "params.yaml").write_text(render(Params.model_validate(TOY_PARAMS | dict(params or {}))), encoding="utf-8")
+    toy = ToyProject(root)
+    toy.git("init", "--quiet", "--initial-branch", "main")
+    toy.git("add", "--all")
+    toy.git("commit", "--quiet", "--message", "A toy project")
+    return toy
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
+    elif source.exists():
+        shutil.copyfile(source, target)
+
+
+def write_toy_text(folder: Path) -> None:
+    """Write the standard library's docstrings as `documents/*.txt`, one per module, and `labels.csv` (text, label)."""
+    (folder / "documents").mkdir(parents=True)
+    library = Path(sysconfig.get_path("stdlib"))
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["text", "label"])
+        for package in PACKAGES:
+            texts: dict[str, None] = {}  # an ordered set
+            for module in sorted((library / package).rglob("*.py")):
+                found = _docstrings(module)
+                texts |= dict.fromkeys(found)
+                if found:
+                    document = folder / "documents" / f"{package}_{module.stem}.txt"
+                    document.write_text("\n\n".join(found) + "\n", encoding="utf-8")
+            writer.writerows([text, package] for text in list(texts)[:TEXTS_PER_PACKAGE])
+
+
+def _docstrings(module: Path) -> list[str]:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+    docs = [ast.get_docstring(node) or "" for node in nodes]
+    return [doc for doc in docs if 40 <= len(doc) <= 600]
