@@ -70,7 +70,7 @@ def _write_split(
 ) -> dict[str, Any]:
     digest, text_bytes, offsets = hashlib.sha256(), 0, array("q", [0])
     with atomic_path(_tokens_file(folder, split)) as temporary, temporary.open("wb") as handle:
-        for chunk in _chunks(texts):
+        for chunk in chunks(texts):
             row: list[int] = []
             for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
                 row.append(tokenizer.bos_id)
@@ -92,7 +92,7 @@ def _write_split(
     }
 
 
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     """Group texts until a group holds `CHUNK_CHARACTERS`."""
     chunk: list[str] = []
     characters = 0
