@@ -5,17 +5,20 @@ Legend: B batch, T positions, V vocabulary.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear, pad
 
 from pipeline.common.errors import HallmarkError
 from pipeline.model.decoder import Decoder
 from pipeline.tokenization.shards import TokenShard
 from pipeline.training.loop import Batch
+from pipeline.training.runtime import Runtime
+
+NO_TARGET = -1  # a label that counts nowhere
 
 
 class TokenWindows:
@@ -79,12 +82,22 @@ class TokenWindows:
         return {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous()}
 
 
-def causal_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(summed cross-entropy in nats, number of target tokens)."""
-    logits_BTV = model(batch["input_ids"])
-    labels_BT = batch["labels"]
-    loss = cross_entropy(logits_BTV.float().flatten(0, 1), labels_BT.flatten(), reduction="sum")
-    return loss, torch.tensor(labels_BT.numel(), device=loss.device)
+class CausalLoss:
+    """The summed cross-entropy of each token's successor, in nats, and the number of target tokens."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.head_loss = runtime.compiled(summed_head_loss)
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        decoder = cast(Decoder, model)
+        labels_BT = batch["labels"]
+        x_BTD = decoder.hidden_states(batch["input_ids"])
+        return self.head_loss(x_BTD, decoder.lm_head.weight, labels_BT), torch.tensor(labels_BT.numel())
+
+
+def summed_head_loss(x_BTD: Tensor, head_VD: Tensor, labels_BT: Tensor) -> Tensor:
+    logits_BTV = linear(x_BTD, head_VD).float()
+    return cross_entropy(logits_BTV.flatten(0, 1), labels_BT.flatten(), reduction="sum")
 
 
 class BitsPerByte:
@@ -117,24 +130,29 @@ class BitsPerByte:
                 "there is no validation text", where="data/tokens", fix="raise source.validation_share in params.yaml"
             )
         length = min(context_length, len(tokens) - 1)
-        whole = (len(tokens) - 1) // length * length
-        self.inputs = tokens[:whole].view(-1, length)
-        self.labels = tokens[1 : whole + 1].view(-1, length)
+        windows = (len(tokens) - 1) // length
+        self.targets = windows * length
+        # Whole batches only, the last one filled up: one shape, so one compilation.
+        inputs = tokens[: self.targets].view(windows, length)
+        labels = tokens[1 : self.targets + 1].view(windows, length)
+        filling = (0, 0, 0, -windows % batch_windows)
+        self.inputs, self.labels = pad(inputs, filling, value=0), pad(labels, filling, value=NO_TARGET)
         self.token_bytes = torch.from_numpy(token_bytes.astype(np.int64)).to(device)
         self.batch_windows, self.device = batch_windows, device
 
     def __call__(self, model: Decoder) -> dict[str, float]:
-        """{"loss": nats per target, "bits_per_byte"}; call in eval mode under inference_mode."""
-        nats = text_nats = 0.0
-        text_bytes = 0
+        """{"loss": nats per target, "bits_per_byte"}; call in eval mode without gradients."""
+        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        text_nats, text_bytes = nats.clone(), nats.clone()
         for inputs, labels in zip(
             self.inputs.split(self.batch_windows), self.labels.split(self.batch_windows), strict=True
         ):
             labels_N = labels.to(self.device).flatten()
             logits_NV = model(inputs.to(self.device)).float().flatten(0, 1)
-            nats_N = cross_entropy(logits_NV, labels_N, reduction="none").double()
-            bytes_N = self.token_bytes[labels_N]
-            nats += float(nats_N.sum())
-            text_nats += float(nats_N[bytes_N > 0].sum())
-            text_bytes += int(bytes_N.sum())
-        return {"loss": nats / self.labels.numel(), "bits_per_byte": text_nats / (math.log(2) * max(text_bytes, 1))}
+            nats_N = cross_entropy(logits_NV, labels_N, ignore_index=NO_TARGET, reduction="none").double()
+            bytes_N = self.token_bytes[labels_N.clamp(min=0)] * (labels_N != NO_TARGET)
+            nats += nats_N.sum()
+            text_nats += nats_N[bytes_N > 0].sum()
+            text_bytes += bytes_N.sum()
+        bits = text_nats.item() / math.log(2)
+        return {"loss": nats.item() / self.targets, "bits_per_byte": bits / max(text_bytes.item(), 1)}

@@ -95,7 +95,7 @@ def train(
         plan: lengths and limits.
         runtime: device, precision and whether to compile.
         scratch: folder of the checkpoint and the curve; belongs to this training alone.
-        validate: measures the model; called in eval mode under inference_mode.
+        validate: measures the model; called in eval mode without gradients.
         report: is told every logged point, with the speed added to what the curve keeps.
 
     Raises:
@@ -124,7 +124,8 @@ class _Loop:
         self.model, self.batches, self.optimizers = model, batches, optimizers
         self.plan, self.runtime, self.scratch = plan, runtime, scratch
         self.validate, self.report = validate, report
-        self.loss = torch.compile(loss, dynamic=False) if runtime.compile else loss
+        self.loss = loss
+        runtime.compile_blocks(model)
         self.best: dict[str, Tensor] | None = None
         self.progress = Progress()
         self._resume()
@@ -217,7 +218,7 @@ class _Loop:
 
     def _validate(self, step: int) -> None:
         self.model.eval()
-        with torch.inference_mode(), self.runtime.autocast():
+        with torch.no_grad(), self.runtime.autocast():
             values = dict(self.validate())
         self.model.train()
         self._log(step, {f"validation_{name}": value for name, value in values.items()})

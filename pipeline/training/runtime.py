@@ -5,15 +5,21 @@ The rules look at the machine and at the size of the run, never at a timing, sin
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import torch
+from torch import nn
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.layout import home
 from pipeline.common.params import Compute
+from pipeline.model.decoder import Block
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Compiling a 4-layer network took 12 to 25 s on 2 cores and made its steps 2.4 times as fast, from about
 # 0.27 TFLOP/s: it pays for itself from about 35 s of eager training on, which is 1e13 FLOPs.
@@ -28,6 +34,20 @@ class Runtime:
     precision: torch.dtype
     compile: bool
     reasons: dict[str, str]
+
+    def compile_blocks(self, model: nn.Module) -> None:
+        """Compile every block in place, if this runtime compiles. Blocks are alike, so all share one compilation.
+
+        Compiling the whole network instead took twice as long and its steps were a fifth slower.
+        """
+        if self.compile:
+            for module in model.modules():
+                if isinstance(module, Block):
+                    module.compile(dynamic=False)
+
+    def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
+        """`function`, compiled if this runtime compiles."""
+        return torch.compile(function, dynamic=False) if self.compile else function
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

@@ -1,0 +1,63 @@
+"""Optimizers against torch's own, and the schedule."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.common.params import Pretrain
+from pipeline.model.decoder import Decoder
+from pipeline.training.optimizers import Muon, orthogonalise, pretraining_optimizers, split_parameters, trapezoid
+from tests.model.test_parts import TINY
+
+
+def test_batched_muon_follows_torchs_muon() -> None:
+    torch.manual_seed(0)
+    shapes = [(8, 8), (8, 8), (6, 20), (20, 6), (20, 6)]
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    batched = Muon(ours, lr=0.02, weight_decay=0.1)
+    single = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="original")
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        batched.step()
+        single.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-3, rtol=0)  # both orthogonalise in bfloat16
+
+
+def test_orthogonalised_singular_values_are_near_one() -> None:
+    torch.manual_seed(0)
+    for shape in [(4, 16, 16), (2, 24, 10), (2, 10, 24)]:
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
+        assert values.max() < 1.3
+        assert values.median() > 0.6
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_every_parameter_is_in_exactly_one_group(tied: bool, name: str) -> None:
+    from dataclasses import replace
+
+    model = Decoder(replace(TINY, tied_embeddings=tied))
+    optimizers = pretraining_optimizers(model, Pretrain(optimizer=name), lambda _: 1.0)
+    owned = [id(p) for o in optimizers.optimizers for group in o.param_groups for p in group["params"]]
+    assert sorted(owned) == sorted(id(p) for p in model.parameters())
+    matrices, tables, vectors = split_parameters(model)
+    assert all(p.ndim == 2 for p in matrices + tables)
+    assert all(p.ndim == 1 for p in vectors)
+
+
+@given(st.integers(1, 500), st.floats(0, 1), st.floats(0, 1))
+def test_schedule_stays_in_range_and_ends_low(steps: int, warmup: float, decay: float) -> None:
+    factor = trapezoid(steps, warmup, decay)
+    values = [factor(step) for step in range(steps)]
+    assert all(0 < value <= 1 for value in values)
+    assert values[-1] <= 1 / max(1, round(steps * decay))
+
+
+def test_schedule_rises_stays_and_falls() -> None:
+    factor = trapezoid(100, 0.1, 0.2)
+    assert [factor(step) for step in (0, 4, 9, 50, 80, 90, 99)] == pytest.approx([0.1, 0.5, 1, 1, 1, 0.5, 0.05])
