@@ -1,0 +1,136 @@
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.common.errors import HallmarkError
+from pipeline.evaluation import ngram
+from pipeline.evaluation.ngram import BITS, ORDER, START, NgramModel, count, count_shard, measure_ngram, merge_counts
+from pipeline.tokenization.shards import TokenShard, open_shard, write_shards
+from pipeline.tokenization.tokenizer import Tokenizer, train_bpe
+
+Gram = tuple[int, ...]
+
+
+def make_texts(seed: int, documents: int = 60) -> list[str]:
+    """Text of few letters, so that grams repeat, and a little of anything."""
+    generator = random.Random(seed)
+    words = ["the", "then", "hen", "tea", "é", "中", "x1", ""]
+    return [" ".join(generator.choices(words, k=generator.randrange(25))) for _ in range(documents)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_bpe(make_texts(0), 300)
+
+
+@pytest.fixture(scope="module")
+def shards(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenShard, TokenShard]:
+    folder = tmp_path_factory.mktemp("tokens")
+    write_shards(folder, {"train": make_texts(1), "validation": [*make_texts(2, 9), "zebra <|bos|>"]}, tokenizer)
+    return open_shard(folder, "train", tokenizer.hash), open_shard(folder, "validation", tokenizer.hash)
+
+
+def grams_of(texts: list[str], order: int = ORDER) -> list[Gram]:
+    rows = [[START] * (ORDER - 1) + list(text.encode()) for text in texts]
+    return [tuple(row[end - order : end]) for row in rows for end in range(ORDER, len(row) + 1)]
+
+
+def packed(grams: list[Gram]) -> np.ndarray:
+    return np.array(
+        [sum(symbol << BITS * place for place, symbol in enumerate(gram[::-1])) for gram in grams], np.uint64
+    )
+
+
+class SlowNgramModel:
+    """Interpolated modified Kneser-Ney as its definition reads, with dictionaries."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.counts = {ORDER: Counter(grams_of(texts))}
+        for order in range(ORDER - 1, 0, -1):
+            self.counts[order] = Counter(gram[1:] for gram in self.counts[order + 1])
+        self.discounts = {order: self.estimate(list(counts.values())) for order, counts in self.counts.items()}
+        self.followers: dict[int, dict[Gram, list[int]]] = {}
+        for order, counts in self.counts.items():
+            self.followers[order] = defaultdict(list)
+            for gram, times in counts.items():
+                self.followers[order][gram[:-1]].append(times)
+
+    @staticmethod
+    def estimate(counts: list[int]) -> list[float]:
+        n1, n2, n3, n4 = (counts.count(times) for times in (1, 2, 3, 4))
+        if 0 in (n1, n2, n3, n4):
+            return [0.0, 0.5, 1.0, 1.5]
+        y = n1 / (n1 + 2 * n2)
+        found = [0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+        return [min(max(value, 0.0), float(times)) for times, value in enumerate(found)]
+
+    def probability(self, gram: Gram) -> float:
+        order = len(gram)
+        if order == 0:
+            return 1 / 256
+        below = self.probability(gram[1:])
+        followers = self.followers[order].get(gram[:-1])
+        if followers is None:
+            return below
+        taken = [self.discounts[order][min(times, 3)] for times in followers]
+        times = self.counts[order][gram]
+        own = times - self.discounts[order][min(times, 3)]
+        return (own + sum(taken) * below) / sum(followers)
+
+
+def test_probabilities_are_the_definition_s(shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer) -> None:
+    slow = SlowNgramModel(make_texts(1))
+    grams = [*grams_of(make_texts(1)), *grams_of(make_texts(2)), *grams_of(["zebra", "\x00\xff"])]
+    found = NgramModel(*count_shard(shards[0], tokenizer)).probabilities(packed(grams))
+    assert found == pytest.approx([slow.probability(gram) for gram in grams], rel=1e-12)
+
+
+def test_probabilities_of_all_bytes_sum_to_one(shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer) -> None:
+    model = NgramModel(*count_shard(shards[0], tokenizer))
+    contexts = np.unique(packed(grams_of([*make_texts(1), "never seen before \x00"])) >> BITS)
+    grams = (contexts[:, None] << BITS) | np.arange(256, dtype=np.uint64)
+    probabilities = model.probabilities(grams.ravel()).reshape(-1, 256)
+    assert (probabilities > 0).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_bits_per_byte_count_every_byte_once(shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer) -> None:
+    train, validation = shards
+    slow = SlowNgramModel(make_texts(1))
+    grams = grams_of([*make_texts(2, 9), "zebra <|bos|>"])
+    figures = measure_ngram(train, validation, tokenizer)
+    assert figures["validation_bytes"] == validation.text_bytes == len(grams)
+    assert figures["training_bytes"] == train.text_bytes
+    assert figures["bits_per_byte"] == pytest.approx(np.mean([-np.log2(slow.probability(gram)) for gram in grams]))
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 2, 7, 100])
+def test_chunks_do_not_change_the_counts(
+    shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, chunk_tokens: int
+) -> None:
+    expected = Counter(packed(grams_of(make_texts(1))).tolist())
+    monkeypatch.setattr(ngram, "CHUNK_TOKENS", chunk_tokens)
+    grams, counts = count_shard(shards[0], tokenizer)
+    assert grams.tolist() == sorted(expected)
+    assert dict(zip(grams.tolist(), counts.tolist(), strict=True)) == expected
+
+
+def test_merging_adds_up() -> None:
+    generator = np.random.default_rng(0)
+    parts = [generator.integers(0, 50, size).astype(np.uint64) for size in (0, 1, 30, 5, 0, 200, 3)]
+    merged, whole = merge_counts(count(part) for part in parts), count(np.concatenate(parts))
+    np.testing.assert_array_equal(merged[0], whole[0])
+    np.testing.assert_array_equal(merged[1], whole[1])
+
+
+def test_no_text_is_refused(shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer, tmp_path: Path) -> None:
+    write_shards(tmp_path, {"none": [], "empty": [""]}, tokenizer)
+    for split in ("none", "empty"):
+        silent = open_shard(tmp_path, split, tokenizer.hash)
+        with pytest.raises(HallmarkError, match="there is no validation text"):
+            measure_ngram(shards[0], silent, tokenizer)
+        with pytest.raises(HallmarkError, match="there is no training text"):
+            measure_ngram(silent, shards[0], tokenizer)

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.common.files import read_json
+from pipeline.common.layout import CLEAN_DOCUMENTS, TOKENIZER, TOKENS, metrics_file
+from pipeline.common.params import Params
+from pipeline.common.tables import write_table
+from pipeline.stages import encode, ngram
+from pipeline.stages.door import Stage
+from pipeline.tokenization.shards import open_shard
+from pipeline.tokenization.tokenizer import Tokenizer, train_bpe
+from pipeline.tracking.journal import Journal
+
+PARAGRAPH = "Tokens are written one document after another. " * 300  # 14 kB
+
+
+def make_stage(name: str) -> Stage:
+    params = Params.model_validate({"encode": {"validation_megabytes": 1}})
+    return Stage(name, "0" * 64, {}, params, Journal("0" * 64))
+
+
+@pytest.fixture(autouse=True)
+def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
+    texts = [f"{place}. {PARAGRAPH}" for place in range(120)]
+    splits = ["train"] * 20 + ["validation"] * 100
+    write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": texts, "split": splits}))
+    train_bpe(texts[:20], 400).save(TOKENIZER)
+    return Tokenizer.load(TOKENIZER)
+
+
+def test_all_training_text_and_at_most_the_wished_validation_text(tokenizer: Tokenizer) -> None:
+    encode.main(make_stage("encode"))
+    train, validation = (open_shard(TOKENS, split, tokenizer.hash) for split in ("train", "validation"))
+    assert train.documents == 20
+    assert validation.text_bytes == 1_000_000
+    found = read_json(metrics_file("encode"))
+    assert found["train"]["tokens"] == len(train.tokens)
+    assert found["train"]["bytes_per_token"] == train.text_bytes / len(train.tokens)
+    assert found["validation"]["documents"] == validation.documents < 100
+
+
+def test_the_ngram_door_measures_the_same_text(tokenizer: Tokenizer) -> None:
+    encode.main(make_stage("encode"))
+    ngram.main(make_stage("ngram"))
+    found = read_json(metrics_file("ngram"))
+    assert found["validation_bytes"] == 1_000_000
+    assert 0 < found["bits_per_byte"] < 1  # the same sentence again and again
