@@ -1,0 +1,97 @@
+"""params.yaml: shipped as the defaults, commented from the settings, checked as a whole."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.common.errors import HallmarkError
+from pipeline.common.params import Finetune, Params, load_params, render
+
+
+def test_the_shipped_file_is_the_defaults_with_their_comments() -> None:
+    assert load_params() == Params()
+    assert Path("params.yaml").read_text(encoding="utf-8") == render(Params())
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    assert load_params(tmp_path / "params.yaml") == Params()
+
+
+@given(
+    learning_rate=st.floats(1e-8, 10),
+    text=st.text(st.characters(blacklist_categories=["Cs", "Cc"])),
+    whole=st.booleans(),
+)
+def test_what_is_rendered_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, learning_rate: float, text: str, whole: bool
+) -> None:
+    values = Params().model_dump(by_alias=True)
+    values["finetune"]["learning_rate"] = learning_rate
+    values["source"]["path"] = text
+    values["tasks"]["library"]["labels_per_class"] = None if whole else 7
+    params = Params.model_validate(values)
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_text(render(params), encoding="utf-8")
+    assert load_params(path) == params
+
+
+def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        "pretrain: {optimiser: muon, steps: 0}\n"
+        "model: {depth: four}\n"
+        "source: {kind: web}\n"
+        "tasks: {library: {labels: 3}}\n"
+        "sede: 3\n"
+    )
+    with pytest.raises(HallmarkError) as caught:
+        load_params(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: 6 problems")
+    assert "pretrain.optimiser: unknown key; did you mean optimizer? allowed: steps, batch_tokens" in message
+    assert "pretrain.steps: Input should be greater than 0, not 0" in message
+    assert "model.depth: Input should be a valid integer" in message
+    assert "source.kind: Input should be 'python-docs' or 'files', not 'web'" in message
+    assert "tasks.library.labels: unknown key; did you mean" in message
+    assert "sede: unknown key; did you mean seed? allowed: seed, source, validate" in message
+    assert "next: mend these keys" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\n", "this is not YAML"),
+        ("- a list\n", "Input should be a valid dictionary"),
+        ("tasks: {Library: {}}\n", "String should match pattern"),
+        ("tasks: {}\n", "at least 1 item"),
+        ("tasks: {mood: {}}\n", "makes the task `library` only"),
+        ("source: {kind: files}\ntasks: {mood: {}}\n", "tasks.mood.path: source.kind files needs the labelled file"),
+        ("finetune: {learning_rate: .nan}\n", "finetune.learning_rate"),
+    ],
+)
+def test_each_mistake_has_its_message(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(HallmarkError) as caught:
+        load_params(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:
+    with pytest.raises(HallmarkError, match="next: git checkout"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_bytes_that_are_no_text_are_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"seed: \xff\xfe\n")
+    with pytest.raises(HallmarkError, match="this is not YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_every_setting_has_its_meaning() -> None:
+    for section in (Params().source, Params().model, Params().pretrain, Finetune(), Params().promote):
+        assert all(field.description for field in type(section).model_fields.values())
