@@ -26,14 +26,7 @@ MANY_LANGUAGES = [
 def texts() -> list[str]:
     """A few hundred real paragraphs, then a line of each of several languages."""
     source = textwrap.dedent(inspect.getsource(logging))
-    return [part for part in source.split("\n\n") if part.strip()] + settings.register_profile(
-        "steady", deadline=None, derandomize=True
-    )  # the same examples, on a busy machine too
-
-
-settings.load_profile("steady")
-
-MANY_LANGUAGES
+    return [part for part in source.split("\n\n") if part.strip()] + MANY_LANGUAGES
 
 
 @pytest.fixture(scope="session")
