@@ -55,7 +55,7 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
     assert "pretrain.steps: Input should be greater than 0, not 0" in message
     assert "model.depth: Input should be a valid integer" in message
     assert "source.kind: Input should be 'python-docs' or 'files', not 'web'" in message
-    assert "tasks.library.labels: unknown key; did you mean" in message
+    assert "tasks.library.labels: unknown key; allowed: kind, path" in message
     assert "sede: unknown key; did you mean seed? allowed: seed, source, validate" in message
     assert "next: mend these keys" in message
 
