@@ -11,6 +11,7 @@ from pipeline.common.errors import HallmarkError
 from pipeline.common.files import atomic_path
 
 ROWS_PER_GROUP = 8192
+ROWS_PER_BATCH = 256  # read at once
 
 
 def write_table(path: Path | str, frame: pd.DataFrame) -> None:
@@ -41,15 +42,22 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pd.DataFra
         try:
             return file.read(columns=columns).to_pandas()
         except (pa.ArrowInvalid, OSError) as error:
-            raise HallmarkError(
-                f"this Parquet file cannot be read to its end ({error})",
-                where=str(path),
-                fix="replace the file, or delete it and type `dvc repro` if a stage made it",
-            ) from error
+            raise _torn(path, error) from error
+
+
+def _torn(path: Path | str, error: Exception) -> HallmarkError:
+    return HallmarkError(
+        f"this Parquet file cannot be read to its end ({error})",
+        where=str(path),
+        fix="replace the file, or delete it and type `dvc repro` if a stage made it",
+    )
 
 
 def stream_table(path: Path | str, columns: list[str]) -> Iterator[pd.DataFrame]:
-    """Yield the rows in order, one row group at a time: memory does not grow with the file."""
+    """Yield the rows in order, a few at a time: memory does not grow with the file, however long its texts are."""
     with _open(path) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=columns).to_pandas()
+        try:
+            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns):
+                yield batch.to_pandas()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _torn(path, error) from error

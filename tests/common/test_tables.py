@@ -26,7 +26,7 @@ def test_rows_come_back_and_bytes_are_the_same(tmp_path: Path, frame: pd.DataFra
 def test_streaming_yields_the_rows_in_order(tmp_path: Path, frame: pd.DataFrame) -> None:
     write_table(tmp_path / "a.parquet", frame)
     parts = list(stream_table(tmp_path / "a.parquet", ["id"]))
-    assert len(parts) == 2
+    assert len(parts) > 1
     assert pd.concat(parts)["id"].tolist() == frame["id"].tolist()
 
 
