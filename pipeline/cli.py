@@ -1,0 +1,93 @@
+"""The command `hallmark`. Each verb is one call into a room, imported when it is used."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pipeline.common.environment import be_quiet
+from pipeline.common.errors import HallmarkError
+
+
+class HallmarkGroup(TyperGroup):
+    """Commands whose known errors are a message and exit status 1, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HallmarkError as error:
+            typer.echo(f"hallmark: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=HallmarkGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+Task = Annotated[str, typer.Argument(help="a task of params.yaml")]
+TaskOrAll = Annotated[str | None, typer.Argument(help="a task of params.yaml; all of them without it")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object instead of a table")]
+
+
+@app.callback()
+def hallmark() -> None:
+    """Raw text and labels to a registered, promoted language model. `dvc repro` builds it; these look and promote."""
+    be_quiet()
+    if not Path("dvc.yaml").exists():
+        raise HallmarkError(
+            "this folder is no Hallmark project: it has no dvc.yaml", where=str(Path.cwd()), fix="cd to its root"
+        )
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check versions, compiler, disk, ports, locks, GPU and stale processes; say for each fault what to type."""
+    from pipeline.doctor import examine, print_findings
+
+    findings = examine()
+    if as_json:
+        _print_json([finding.to_dict() for finding in findings])
+    else:
+        print_findings(findings)
+    if any(finding.is_fault for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def summary(as_json: AsJson = False) -> None:
+    """Print the result table of the present build."""
+    from pipeline.summary import print_summary, summarize
+
+    found = summarize()
+    if as_json:
+        _print_json(found)
+    else:
+        print_summary(found)
+
+
+@app.command()
+def params(
+    defaults: Annotated[
+        bool, typer.Option("--defaults", help="the settings as shipped, not those in params.yaml")
+    ] = False,
+) -> None:
+    """Print every setting with its meaning, and what is derived from the dial `model.depth`."""
+    from pipeline.common.params import Params, load_params, render
+    from pipeline.model.config import derive_config
+
+    settings = Params() if defaults else load_params()
+    _config, derived = derive_config(settings.model, settings.tokenizer.vocab_size)
+    typer.echo(render(settings))
+    typer.echo("# Derived:")
+    for name, value in derived.items():
+        typer.echo(f"#   model.{name}: {value}")
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    app()
