@@ -14,11 +14,12 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, Any]:
     bytes_, characters, tokens = 0, 0, 0
     used = np.zeros(tokenizer.vocab_size, dtype=bool)
     for chunk in chunks(texts):
-        for ids in tokenizer.encode_batch(chunk):
+        parts = [piece for piece, _ in chunk]
+        for ids in tokenizer.encode_batch(parts):
             used[ids] = True
             tokens += len(ids)
-        characters += sum(map(len, chunk))
-        bytes_ += sum(len(text.encode()) for text in chunk)
+        characters += sum(map(len, parts))
+        bytes_ += sum(len(piece.encode()) for piece in parts)
     return {
         "bytes": bytes_,
         "characters": characters,

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.files import atomic_path, read_json, sha256_file, write_json
-from pipeline.tokenization.tokenizer import Tokenizer
+from pipeline.tokenization.tokenizer import Tokenizer, pieces
 
 MANIFEST = "shards.json"
 CHUNK_CHARACTERS = 1 << 20  # encoded at once: large enough for all cores, and memory does not grow with the text
@@ -72,11 +72,13 @@ def _write_split(
     with atomic_path(_tokens_file(folder, split)) as temporary, temporary.open("wb") as handle:
         for chunk in chunks(texts):
             row: list[int] = []
-            for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
-                row.append(tokenizer.bos_id)
+            for (piece, begins), ids in zip(chunk, tokenizer.encode_batch([piece for piece, _ in chunk]), strict=True):
+                if begins:
+                    row.append(tokenizer.bos_id)
+                    offsets.append(offsets[-1] + 1)
                 row += ids
-                offsets.append(offsets[-1] + len(ids) + 1)
-                text_bytes += len(text.encode())
+                offsets[-1] += len(ids)
+                text_bytes += len(piece.encode())
             content = np.array(row, dtype=dtype).tobytes()
             digest.update(content)
             handle.write(content)
@@ -92,16 +94,17 @@ def _write_split(
     }
 
 
-def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Group texts until a group holds `CHUNK_CHARACTERS`."""
-    chunk: list[str] = []
+def chunks(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+    """Group texts into chunks of `CHUNK_CHARACTERS`, long ones in pieces: (piece, whether a text begins with it)."""
+    chunk: list[tuple[str, bool]] = []
     characters = 0
     for text in texts:
-        chunk.append(text)
-        characters += len(text)
-        if characters >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
+        for place, piece in enumerate(pieces(text)):
+            chunk.append((piece, place == 0))
+            characters += len(piece)
+            if characters >= CHUNK_CHARACTERS:
+                yield chunk
+                chunk, characters = [], 0
     if chunk:
         yield chunk
 

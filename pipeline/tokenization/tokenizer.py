@@ -5,6 +5,7 @@ character is ever unknown. The learning and the encoding are done by the `tokeni
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,20 @@ WORD_PATTERN = (
     r"|\s+(?!\S)"
     r"|\s+"
 )
+LINE_START = re.compile(r"\n(?=\w)")  # by the pattern above, words always part here
+PIECE_CHARACTERS = 1 << 16
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Cut a long text at line ends where tokens part anyway: the tokens of the pieces are those of the text.
+
+    So one long document is encoded on all cores, in the memory of a few pieces.
+    """
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS and (border := LINE_START.search(text, start + PIECE_CHARACTERS)):
+        yield text[start : border.end()]
+        start = border.end()
+    yield text[start:]
 
 
 def byte_characters() -> dict[str, int]:
@@ -183,14 +198,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    inner.train_from_iterator(_checked(texts), trainer)
+    inner.train_from_iterator(_checked_pieces(texts), trainer)
     return Tokenizer((inner.to_str(pretty=True) + "\n").encode())
 
 
-def _checked(texts: Iterable[str]) -> Iterator[str]:
+def _checked_pieces(texts: Iterable[str]) -> Iterator[str]:
     for place, text in enumerate(texts):
         _refuse_lone_surrogates(text, place)
-        yield text
+        yield from pieces(text)
 
 
 def _refuse_lone_surrogates(text: str, place: int) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
 from pipeline.tokenization import shards
+from pipeline.tokenization import tokenizer as tokenizer_module
 from pipeline.tokenization.shards import MANIFEST, open_shard, write_shards
 from pipeline.tokenization.tokenizer import Tokenizer
 
@@ -47,6 +48,7 @@ def test_chunks_do_not_change_the_bytes(
     folder: Path, texts: list[str], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "CHUNK_CHARACTERS", 50)
+    monkeypatch.setattr(tokenizer_module, "PIECE_CHARACTERS", 10)
     manifest = write_shards(tmp_path / "again", {"train": iter(texts), "validation": iter(texts[-6:])}, tokenizer)
     assert manifest == json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for path in folder.iterdir():

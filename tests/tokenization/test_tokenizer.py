@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
+from pipeline.tokenization import tokenizer as tokenizer_module
 from pipeline.tokenization.tokenizer import (
     BOS,
     PAD,
+    PIECE_CHARACTERS,
     SMALLEST_VOCABULARY,
     TOKENIZER_FILE,
     Tokenizer,
     byte_characters,
+    pieces,
     train_bpe,
 )
 
@@ -68,6 +71,25 @@ def test_names_of_special_tokens_are_never_learned() -> None:
 @given(st.lists(ANY_TEXT, max_size=5))
 def test_a_batch_is_its_texts_one_by_one(tokenizer: Tokenizer, batch: list[str]) -> None:
     assert tokenizer.encode_batch(batch) == [tokenizer.encode(text) for text in batch]
+
+
+@given(
+    st.lists(TRICKY_PARTS | st.sampled_from(["\n", "\n中", "\na", "\x85", "\u2028", "\x1c", "  ", "\r"])).map("".join)
+)
+def test_pieces_have_the_tokens_of_the_whole(tokenizer: Tokenizer, text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_module, "PIECE_CHARACTERS", 3)
+        parts = list(pieces(text))
+    assert "".join(parts) == text
+    assert [token for ids in tokenizer.encode_batch(parts) for token in ids] == tokenizer.encode(text)
+
+
+def test_long_texts_are_cut_into_pieces_of_like_size() -> None:
+    lines = "a line of thirty characters..\n" * 20_000
+    sizes = [len(part) for part in pieces(lines)]
+    assert sum(sizes) == len(lines)
+    assert max(sizes) < PIECE_CHARACTERS + 31
+    assert list(pieces("")) == [""]
 
 
 @given(st.lists(st.integers(0, 399)))
