@@ -40,11 +40,12 @@ def describe_build() -> dict[str, Any]:
 
     Returns:
         "build": its id; "build_pid": the process whose end is the build's end; "host": the machine of that process;
-        "git_commit": str or None outside Git; "git_dirty": whether what decides a build differs from the commit.
+        "root": the checkout that is built, which relative paths belong to; "git_commit": str, or None outside Git;
+        "git_dirty": whether what decides a build differs from the commit.
     """
     owner = _owner()
     build = os.environ.get(BUILD) or _derived_id(owner)
-    return {"build": build, "build_pid": owner, "host": socket.gethostname(), **git_state()}
+    return {"build": build, "build_pid": owner, "host": socket.gethostname(), "root": str(Path.cwd()), **git_state()}
 
 
 def _owner() -> int:

@@ -106,7 +106,9 @@ def log(
         new = [Param(clean_name(name), as_text(value)[:VALUE_LENGTH]) for name, value in params.items()]
         for chunk in _chunks([param for param in new if param.key not in known], PARAMS_PER_CALL):
             store.client.log_batch(run_id, params=chunk)
-    for chunk in _chunks([RunTag(key, str(value)[:TAG_LENGTH]) for key, value in (tags or {}).items()], PARAMS_PER_CALL):
+    for chunk in _chunks(
+        [RunTag(key, str(value)[:TAG_LENGTH]) for key, value in (tags or {}).items()], PARAMS_PER_CALL
+    ):
         store.client.log_batch(run_id, tags=chunk)
     return count
 
@@ -158,9 +160,10 @@ def log_inputs(store: Store, run_id: str, deps: Mapping[str, str | None]) -> Non
 
 @dataclass
 class Uploader:
-    """Copies files and folders into a run, and remembers what could not be copied."""
+    """Copies files and folders below `root` into a run, and remembers what could not be copied."""
 
     store: Store
+    root: Path
     warnings: list[str] = field(default_factory=list)
 
     def upload(self, run_id: str, path: Path | str) -> None:
@@ -169,8 +172,10 @@ class Uploader:
         Raises what MLflow raises only while the store itself does not answer: an artifact that is gone or refused
         must not hold up the metrics behind it.
         """
-        path = Path(path)
-        name = path if not path.is_absolute() and ".." not in path.parts else Path(path.name)
+        name = Path(path)
+        path = self.root / name
+        if name.is_absolute() or ".." in name.parts:
+            name = Path(path.name)
         if not path.exists():
             self.warnings.append(f"{path} was to be kept with run {run_id} and is gone")
             return

@@ -86,15 +86,37 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], i
                 yield event, offset
 
 
-def last_run(stage_key: str) -> StageRun | None:
-    """The newest run that the journal of a stage key tells of, if this machine has one."""
+def stage_runs(folder: Path) -> list[StageRun]:
+    """Every run that a stage folder's journal tells of, oldest first."""
+    runs: list[StageRun] = []
     run: StageRun | None = None
-    for event, _offset in read_events(stage_home(stage_key) / JOURNAL):
+    for event, _offset in read_events(folder / JOURNAL):
         run = follow(run, event)
-    return run
+        if run is not None and (not runs or run is not runs[-1]):
+            runs.append(run)
+    return runs
 
 
-def journal_folders() -> list[Path]:
-    """The stage folders of this machine that hold a journal, oldest change first."""
+def last_run(stage_key: str) -> StageRun | None:
+    """The newest run of a stage key, if this machine has one."""
+    runs = stage_runs(stage_home(stage_key))
+    return runs[-1] if runs else None
+
+
+def runs_of_build(build: str, begun: float) -> dict[str, StageRun]:
+    """The newest run of every stage that a build started, by the stage's name.
+
+    Args:
+        build: its id.
+        begun: when it began; journals that were last written before are not read.
+    """
+    found: dict[str, StageRun] = {}
+    for folder in journal_folders(since=begun - 60):
+        found |= {run.start["stage"]: run for run in stage_runs(folder) if run.start["build"] == build}
+    return found
+
+
+def journal_folders(since: float = 0.0) -> list[Path]:
+    """The stage folders of this machine whose journal was written after `since`, oldest change first."""
     journals = [(path.stat().st_mtime, path.parent) for path in (home() / "stages").glob(f"*/{JOURNAL}")]
-    return [folder for _time, folder in sorted(journals)]
+    return [folder for changed, folder in sorted(journals) if changed >= since]

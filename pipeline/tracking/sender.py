@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.common.files import read_json, write_json
 from pipeline.common.layout import metrics_file
 from pipeline.tracking import mlflow_runs
+from pipeline.tracking.builds import figure_name
 from pipeline.tracking.mlflow_runs import Uploader, flatten_params, point
 from pipeline.tracking.mlflow_store import Store
 from pipeline.tracking.runs import JOURNAL, StageRun, follow, read_events
@@ -46,15 +47,16 @@ def load_sent(folder: Path, store: Store) -> Sent:
     return Sent(**states[store.identity]) if store.identity in states else Sent()
 
 
+def journal_sizes(folder: Path) -> tuple[int, int]:
+    """Bytes of the journal and of the samples beside it."""
+    system = folder / SYSTEM_JOURNAL
+    return (folder / JOURNAL).stat().st_size, system.stat().st_size if system.exists() else 0
+
+
 def is_all_sent(folder: Path, store: Store) -> bool:
     """Whether nothing of this journal is left to send; reads no journal."""
     sent = load_sent(folder, store)
-    system = folder / SYSTEM_JOURNAL
-    return (
-        sent.complete
-        and sent.offset == (folder / JOURNAL).stat().st_size
-        and (not system.exists() or sent.system_offset == system.stat().st_size)
-    )
+    return sent.complete and (sent.offset, sent.system_offset) == journal_sizes(folder)
 
 
 class JournalSender:
@@ -73,15 +75,19 @@ class JournalSender:
         self.metrics: list[Metric] = []
         self.params: dict[str, Any] = {}
         self.points = 0
-        self.uploader = Uploader(store)
+        self.warnings: list[str] = []
         for event, offset in read_events(folder / JOURNAL):
             if offset > self.sent.offset:
                 break
             self.run = follow(self.run, event)
             self._new_points(event)  # only remembers them
 
-    def pump(self) -> None:
-        """Send what was written since the last time. Raises MLflow's errors when the store is away."""
+    def pump(self) -> int:
+        """Send what was written since the last time; returns the number of points.
+
+        Raises MLflow's errors when the store is away.
+        """
+        before = self.points
         try:
             for event, offset in read_events(self.folder / JOURNAL, self.handled):
                 self.run = follow(self.run, event)
@@ -97,6 +103,7 @@ class JournalSender:
             if error.error_code not in REFUSALS:
                 raise
             self._give_up(str(error))
+        return self.points - before
 
     def _take(self, run: StageRun, event: dict[str, Any]) -> None:
         match event["event"]:
@@ -108,7 +115,7 @@ class JournalSender:
                 self.params |= {f"derived.{name}": value for name, value in flatten_params(event["values"]).items()}
             case "artifact":
                 self._flush()
-                self.uploader.upload(self.run_id, event["path"])
+                self._upload(run, event["path"])
             case "end":
                 self._end(run, event)
 
@@ -125,7 +132,8 @@ class JournalSender:
             step = event["step"]
             return [point(n, v, seconds, step) for n, v in event["values"].items() if run.is_new_point(n, step, v)]
         # A final figure goes behind its curve, if it has one and differs from its last point.
-        news = {name: value for name, value in event["values"].items() if run.last_values.get(name) != value}
+        figures = {figure_name(name): value for name, value in event["values"].items()}
+        news = {name: value for name, value in figures.items() if run.last_values.get(name) != value}
         run.last_values |= news
         return [point(name, value, seconds, run.last_steps.get(name, 0)) for name, value in news.items()]
 
@@ -147,8 +155,12 @@ class JournalSender:
             self.metrics.append(point(name, event[name], event["time"]))
         self._flush()
         if event["status"] == "finished":
-            self.uploader.upload(self.run_id, metrics_file(run.start["stage"]))
+            self._upload(run, metrics_file(run.start["stage"]))
         self._close(run, event["time"], event["error"])
+
+    def _upload(self, run: StageRun, path: Path | str) -> None:
+        uploader = Uploader(self.store, Path(run.start["root"]), self.warnings)
+        uploader.upload(self.run_id, path)
 
     def _close(self, run: StageRun, ended: float, error: str = "") -> None:
         status = run.status
@@ -189,7 +201,7 @@ class JournalSender:
         self.metrics, self.params = [], {}
         self.sent.refused, self.sent.complete = reason, True
         self.sent.offset = self.handled = (self.folder / JOURNAL).stat().st_size
-        self.uploader.warnings.append(f"{self.folder.name[:12]}: MLflow refused the rest of this run: {reason}")
+        self.warnings.append(f"{self.folder.name[:12]}: MLflow refused the rest of this run: {reason}")
         self._save()
 
     def _save(self) -> None:

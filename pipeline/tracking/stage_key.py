@@ -5,6 +5,7 @@ its params. So it is the same before and after the run, and on every machine.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,60 @@ def describe_stage(name: str, root: Path | str = ".") -> dict[str, Any]:
         stage = repo.stage.load_one(name=name)
         stage.save_deps()
         return decisive(name, to_single_stage_lockfile(stage))
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How one stage of `dvc.yaml` stands.
+
+    Attributes:
+        name: as `dvc repro` takes it.
+        description: see `describe_stage`; None while a dependency is missing.
+        current: whether `dvc repro` would leave it alone.
+    """
+
+    name: str
+    description: dict[str, Any] | None
+    current: bool
+
+
+def survey_stages(root: Path | str = ".") -> list[StageState]:
+    """Every stage of `dvc.yaml`, each after those it depends on.
+
+    A stage is current if its `dvc.lock` entry describes the working tree as it is, its outputs are there, and
+    its upstream stages are current, too.
+    """
+    import networkx
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    locked = locked_stages(root)
+    states: dict[str, StageState] = {}
+    with Repo(str(root)) as repo:
+        graph = repo.index.graph
+        position = {stage: number for number, stage in enumerate(repo.index.stages)}
+        for stage in networkx.lexicographical_topological_sort(graph.reverse(), position.__getitem__):
+            name = stage.addressing
+            try:
+                stage.save_deps()
+                description = decisive(name, to_single_stage_lockfile(stage))
+            except DvcException:
+                description = None
+            current = (
+                name in locked
+                and description == decisive(name, locked[name])
+                and all(states[other.addressing].current for other in graph.successors(stage))
+                and all(out.exists for out in stage.outs)
+            )
+            states[name] = StageState(name, description, current)
+    return list(states.values())
+
+
+def lock_hash(root: Path | str = ".") -> str | None:
+    """One hash over `dvc.lock`: what was built, from what, to the last output. None before the first build."""
+    locked = locked_stages(root)
+    return sha256_json(locked) if locked else None
 
 
 def locked_stages(root: Path | str = ".") -> dict[str, dict[str, Any]]:
