@@ -210,17 +210,27 @@ def check_processes() -> Iterator[Finding]:
     """A stage whose dvc is gone goes on writing the files that the next `dvc repro` writes."""
     import psutil
 
-    here = Path.cwd()
     orphans = []
-    for process in psutil.process_iter(["pid", "ppid", "cmdline", "cwd"]):
-        command = " ".join(process.info["cmdline"] or [])
-        of_this_project = process.info["cwd"] == str(here) and "pipeline.stages." in command
-        if of_this_project and process.info["ppid"] == 1:
-            orphans.append((process.info["pid"], command))
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(Path.cwd()) and _is_stage(process.cmdline()) and not _has_dvc_above(process):
+                orphans.append((process.pid, " ".join(process.cmdline())))
+        except psutil.Error:  # it has ended, or is not ours to look at
+            continue
     for pid, command in orphans:
         yield Finding("processes", "fault", f"process {pid} runs without its dvc: {command}", f"kill {pid}")
     if not orphans:
         yield Finding("processes", "ok", "no stage runs without its dvc")
+
+
+def _is_stage(command: list[str]) -> bool:
+    return any(part.startswith("pipeline.stages.") for part in command)
+
+
+def _has_dvc_above(process: Any) -> bool:
+    from pipeline.tracking.build import is_dvc
+
+    return any(is_dvc(parent.cmdline()) for parent in process.parents())
 
 
 def check_processor() -> Iterator[Finding]:

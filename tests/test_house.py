@@ -18,7 +18,7 @@ from pipeline.common import layout
 STAGES: dict[str, Any] = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PROJECT: dict[str, Any] = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What surrounds every stage and decides none of its outputs.
-RIM = ("pipeline/stages/door.py", "pipeline/tracking/", "pipeline/__init__.py", "pipeline/stages/__init__.py")
+RIM = ("pipeline/stages/door.py", "pipeline/tracking/")
 NOT_IMPORTED = {  # declared although no line imports them
     "fastapi": "bounded for Prefect",
     "matplotlib": "read as text by the default corpus",
@@ -48,6 +48,12 @@ def files_of(module: str) -> list[Path]:
     return [path for path in [*found, Path(*parts).with_suffix(".py")] if path.exists()]
 
 
+def is_only_a_docstring(path: Path) -> bool:
+    """Whether a file is an __init__.py that only says what its folder is for: it decides nothing."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return path.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in tree.body)
+
+
 @cache
 def import_closure(door: Path) -> frozenset[str]:
     """Every file of the project that a door imports, directly or not, without the rim."""
@@ -56,7 +62,7 @@ def import_closure(door: Path) -> frozenset[str]:
     while waiting:
         path = waiting.pop()
         name = path.as_posix()
-        if name in found or name.startswith(RIM):
+        if name in found or name.startswith(RIM) or is_only_a_docstring(path):
             continue
         found.add(name)
         for module in imports_of(path):

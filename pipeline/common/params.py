@@ -238,17 +238,16 @@ def _explain(fault: Any) -> str:
 
 
 def _section_at(keys: list[str]) -> type[Section] | None:
-    section: Any = Params
+    annotation: Any = Params
     for key in keys:
-        if section is dict:
-            section = Task
-            continue
-        fields = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
-        section = fields.get(key)
-        section = dict if get_origin(section) is dict else section
-        if section is None:
+        if get_origin(annotation) is dict:  # of tasks, by name
+            annotation = get_args(annotation)[1]
+        elif isinstance(annotation, type) and issubclass(annotation, Section):
+            fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+            annotation = fields.get(key)
+        else:
             return None
-    return section if isinstance(section, type) and issubclass(section, Section) else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
 def render(params: Params) -> str:
