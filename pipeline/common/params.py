@@ -44,14 +44,14 @@ class Source(Section):
     )
     libraries: list[str] = Field(
         [
-            "matplotlib", "mlflow", "networkx", "numpy", "pandas", "prefect",
-            "scikit-learn", "scipy", "sqlalchemy", "stdlib", "sympy", "torch",
+            "matplotlib", "networkx", "numpy", "pandas", "scikit-learn",
+            "scipy", "sqlalchemy", "stdlib", "sympy", "torch",
         ],
         description="the libraries to read (kind python-docs): distribution names, and stdlib",
     )  # fmt: skip
     min_characters: Positive = Field(80, description="shorter docstrings are not read (kind python-docs)")
-    validation_share: Share = Field(0.1, description="share of documents (of modules) held out for validation")
-    test_share: Share = Field(0.2, description="share of modules held out for the test split of python-docs tasks")
+    validation_share: Share = Field(0.05, description="share of documents (of modules) held out for validation")
+    test_share: Share = Field(0.08, description="share of modules held out for the test split of python-docs tasks")
 
 
 class Validate(Section):

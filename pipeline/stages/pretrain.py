@@ -5,7 +5,7 @@ import shutil
 from pipeline.common.layout import PRETRAINED, TOKENIZER, TOKENS
 from pipeline.stages.door import Stage, run_stage
 
-CURVE_TOKENS = 65_536  # the curve's validations are quick; the final figure is measured on all validation text
+CURVE_TOKENS = 32_768  # the curve's validations are quick; the final figure is measured on all validation text
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, arXiv:2203.15556
 
 
@@ -18,7 +18,7 @@ def main(stage: Stage) -> None:
     from pipeline.model.weights import named_weights, save_checkpoint_folder
     from pipeline.tokenization.shards import open_shard
     from pipeline.tokenization.tokenizer import Tokenizer
-    from pipeline.training.language_modeling import BitsPerByte, TokenWindows, causal_loss
+    from pipeline.training.language_modeling import BitsPerByte, CausalLoss, TokenWindows
     from pipeline.training.loop import METRICS_FILE, TrainPlan, train
     from pipeline.training.optimizers import pretraining_optimizers, trapezoid
     from pipeline.training.runtime import choose_runtime
@@ -52,7 +52,7 @@ def main(stage: Stage) -> None:
     curve = BitsPerByte(*measure, most_tokens=CURVE_TOKENS)
     result = train(
         model,
-        causal_loss,
+        CausalLoss(runtime),
         batches,
         pretraining_optimizers(model, settings, schedule),
         TrainPlan(
@@ -71,7 +71,7 @@ def main(stage: Stage) -> None:
     stage.timings.update(tokens_per_second=result.tokens_per_second, mfu=result.mfu)
 
     model.eval()
-    with torch.inference_mode(), runtime.autocast():
+    with torch.no_grad(), runtime.autocast(), runtime.eager():
         final = BitsPerByte(*measure)(model)
     save_checkpoint_folder(PRETRAINED, named_weights(model), {"model": config.to_dict()}, tokenizer)
     shutil.copyfile(result.metrics_path, PRETRAINED / METRICS_FILE)

@@ -218,7 +218,7 @@ class _Loop:
 
     def _validate(self, step: int) -> None:
         self.model.eval()
-        with torch.no_grad(), self.runtime.autocast():
+        with torch.no_grad(), self.runtime.autocast(), self.runtime.eager():
             values = dict(self.validate())
         self.model.train()
         self._log(step, {f"validation_{name}": value for name, value in values.items()})

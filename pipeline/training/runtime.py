@@ -50,6 +50,12 @@ class Runtime:
         return torch.compile(function, dynamic=False) if self.compile else function
 
     @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Run compiled parts eagerly: measuring is too short to pay for compiling them once more without gradients."""
+        with torch.compiler.set_stance("force_eager"):
+            yield
+
+    @contextmanager
     def autocast(self) -> Iterator[None]:
         """Matrix products in `precision`; weights, sums and losses stay in float32."""
         with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
