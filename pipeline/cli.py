@@ -83,6 +83,45 @@ def params(
         typer.echo(f"#   model.{name}: {value}")
 
 
+@app.command()
+def sync() -> None:
+    """Send to MLflow what it has missed of the builds here."""
+    from pipeline.tracking.sync import sync_build
+
+    report = sync_build()
+    for line in report.lines():
+        typer.echo(line)
+    if report.uri is not None and not report.reached:
+        raise typer.Exit(1)
+
+
+@app.command()
+def register(task: TaskOrAll = None) -> None:
+    """See that the registry in use has the built model as `challenger`."""
+    from pipeline.common.params import load_params
+    from pipeline.tracking.registry import register_task
+
+    for name in [task] if task else load_params().tasks:
+        typer.echo(register_task(name))
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="of the UI on this machine")] = 5000) -> None:
+    """Open the MLflow UI on what was built, until Ctrl-C."""
+    from pipeline.ui import serve_ui
+
+    raise typer.Exit(serve_ui(port))
+
+
+@app.command()
+def reap() -> None:
+    """Close MLflow runs whose process is gone."""
+    from pipeline.tracking.sync import reap
+
+    for line in reap() or ["nothing to close"]:
+        typer.echo(line)
+
+
 def _print_json(value: Any) -> None:
     import json
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from pipeline.common.errors import HallmarkError
 from pipeline.common.files import read_json
 from pipeline.common.layout import home
 from pipeline.common.params import load_params
-from pipeline.common.pins import MEND, differences, installed_version, read_pins
 from pipeline.common.processes import is_alive
+from pipeline.corpus.installed import CONSTRAINTS, read_constraints
 
 OLDEST_PYTHON = (3, 11)
 FREE_GIGABYTES = 5  # a default build keeps about 1 GB; a second one and DVC's cache as much again
@@ -23,6 +24,7 @@ PORTS = {
     5000: ("MLflow", "hallmark ui --port 5001"),
     4200: ("Prefect", "prefect config set PREFECT_SERVER_API_PORT=4201"),
 }
+REINSTALL = "make install"
 RWLOCK = Path(".dvc/tmp/rwlock")
 COMPILERS = {
     "linux": "sudo apt install g++ (or your system's package)",
@@ -59,7 +61,7 @@ def examine() -> list[Finding]:
             findings.append(Finding(check.__name__.removeprefix("check_"), "fault", f"{where}{error.what}", error.fix))
         except Exception as error:  # whatever is broken here, the other checks still tell of it
             what = f"this check failed: {type(error).__name__}: {error}"
-            findings.append(Finding(check.__name__.removeprefix("check_"), "fault", what, MEND))
+            findings.append(Finding(check.__name__.removeprefix("check_"), "fault", what, REINSTALL))
     return findings
 
 
@@ -74,13 +76,13 @@ def print_findings(findings: list[Finding]) -> None:
 
 
 def check_python() -> Iterator[Finding]:
-    version = ".".join(map(str, sys.version_info[:3]))
+    here = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < OLDEST_PYTHON:
-        yield Finding("python", "fault", f"{version}; 3.11 or newer is needed", "make clean repro PYTHON=python3.11")
+        yield Finding("python", "fault", f"{here}; 3.11 or newer is needed", "make clean repro PYTHON=python3.11")
     elif sys.prefix == sys.base_prefix:
-        yield Finding("python", "note", f"{version}, outside a virtual environment", "make install")
+        yield Finding("python", "note", f"{here}, outside a virtual environment", "make install")
     else:
-        yield Finding("python", "ok", f"{version} in {sys.prefix}")
+        yield Finding("python", "ok", f"{here} in {sys.prefix}")
 
 
 def check_path() -> Iterator[Finding]:
@@ -96,16 +98,26 @@ def check_path() -> Iterator[Finding]:
 
 
 def check_versions() -> Iterator[Finding]:
-    pins = read_pins()
-    different = differences(pins)
+    pins = read_constraints(CONSTRAINTS)
+    installed = {name: _installed_version(name) for name in pins}
+    different = [name for name, pinned in pins.items() if installed[name] != pinned]
     if not different:
-        yield Finding("versions", "ok", f"all {len(pins)} packages as pinned in constraints.txt")
+        yield Finding("versions", "ok", f"all {len(pins)} packages as pinned in {CONSTRAINTS}")
         return
     # The pins are made on Linux: elsewhere some of the packages do not exist.
-    harmless = sys.platform != "linux" and all(each.installed is None for each in different)
-    listed = "; ".join(map(str, different[:10])) + ("; …" if len(different) > 10 else "")
-    what = f"{len(different)} of {len(pins)} packages are not as pinned: {listed}"
-    yield Finding("versions", "note" if harmless else "fault", what, None if harmless else MEND)
+    harmless = sys.platform != "linux" and all(installed[name] is None for name in different)
+    listed = [f"{name} {installed[name] or 'missing'}, pinned {pins[name]}" for name in different]
+    shown = "; ".join(listed[:10]) + ("; …" if len(listed) > 10 else "")
+    what = f"{len(different)} of {len(pins)} packages are not as pinned: {shown}"
+    yield Finding("versions", "note" if harmless else "fault", what, None if harmless else REINSTALL)
+
+
+def _installed_version(name: str) -> str | None:
+    """The installed version without its local part: torch 2.13.0+cpu and 2.13.0 are one release."""
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return None
 
 
 def check_settings() -> Iterator[Finding]:
@@ -244,9 +256,8 @@ def check_processor() -> Iterator[Finding]:
         yield Finding("gpu", "ok", f"{torch.cuda.get_device_name()}, {memory:.0f} GB, torch {torch.__version__}")
     elif shutil.which("nvidia-smi"):
         what = f"an NVIDIA driver is here, but torch {torch.__version__} sees no GPU"
-        mend = (
-            f"python -m pip install --force-reinstall --no-deps torch=={installed_version('torch')}, or mend the driver"
-        )
+        release = _installed_version("torch")
+        mend = f"python -m pip install --force-reinstall --no-deps torch=={release}, or mend the driver"
         yield Finding("gpu", "fault", what, mend)
     else:
         yield Finding("gpu", "note", f"none: training runs on {threads} CPU threads")
