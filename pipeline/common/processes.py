@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
 class Interrupted(BaseException):
@@ -16,19 +16,34 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(signal_number).name)
 
 
-def die_with_parent() -> None:
-    """Ask Linux to send SIGTERM to this process when its parent dies; elsewhere do nothing."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask Linux to send SIGTERM to this process when its parent dies; elsewhere do nothing.
+
+    Args:
+        parent: the process id of the parent, if it is known: it may have died before this call.
+    """
     if sys.platform == "linux":
-        parent = os.getppid()
+        parent = os.getppid() if parent is None else parent
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before the call
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def become_subreaper() -> None:
+    """Ask Linux to make orphaned descendants children of this process, so that it can wait for them."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
 def raise_on_signals() -> None:
-    """Turn SIGTERM and SIGINT into `Interrupted`, so that `finally` blocks run and files are closed."""
+    """Turn SIGTERM and SIGINT into `Interrupted`, so that `finally` blocks run and files are closed.
+
+    Only the first SIGTERM counts: a stage whose whole process group is stopped gets another one when its parent
+    dies (`die_with_parent`), and that must not break the saving.
+    """
 
     def interrupt(signal_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Interrupted(signal_number)
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -44,8 +59,11 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     if sys.platform == "linux":
-        with open(f"/proc/{pid}/stat") as handle:
-            return handle.read().rpartition(")")[2].split()[0] != "Z"
+        try:
+            with open(f"/proc/{pid}/stat") as handle:
+                return handle.read().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            return False
     return True
 
 

@@ -1,0 +1,142 @@
+"""A tiny real project for the flows: git, DVC, three stages of trivial commands, one of them marked for the GPU."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# `train` reads a learning rate, prints, and if told to, fails, or waits until it is told to stop and then saves.
+STEP = '''
+import json, os, pathlib, signal, sys, time
+from pipeline.common.processes import die_with_parent
+die_with_parent()  # as every door does
+name = sys.argv[1]
+data = pathlib.Path("data"); data.mkdir(exist_ok=True)
+home = pathlib.Path(os.environ.get("HALLMARK_HOME", ".hallmark")); home.mkdir(exist_ok=True)
+scratch = home / "scratch.txt"
+def save(*_):
+    scratch.write_text("half"); sys.exit(143)
+if name == "train":
+    signal.signal(signal.SIGTERM, save)
+with (home / "started.txt").open("a") as log:
+    log.write(f"{name} {os.getpid()} {os.getpgrp()}\\n")
+print(f"{name} says hello in {pathlib.Path.cwd().name}", flush=True)
+if name == "train":
+    resumed = scratch.exists()
+    wish = (home / "wish.txt").read_text() if (home / "wish.txt").exists() else ""
+    if wish == "fail":
+        sys.exit("hallmark: train: the loss is not finite\\n  next: lower the learning rate")
+    if wish == "fail once" and not resumed:
+        scratch.write_text("half")
+        sys.exit("RuntimeError: out of memory")
+    while wish == "wait" and not resumed:
+        time.sleep(0.02)
+source = pathlib.Path(sys.argv[2]).read_text()
+pathlib.Path(sys.argv[3]).write_text(f"{source} {name} {sys.argv[4:]}")
+metrics = pathlib.Path("metrics"); metrics.mkdir(exist_ok=True)
+(metrics / f"{name}.json").write_text(json.dumps({"length": len(source), "f1": {"value": 0.5, "low": 0.4, "high": 0.6}}))
+'''
+
+STAGES = """
+stages:
+  prepare:
+    cmd: python step.py prepare source.txt data/prepared.txt
+    deps: [step.py, source.txt]
+    outs: [data/prepared.txt]
+    metrics: [metrics/prepare.json: {cache: false}]
+  train:
+    cmd: python step.py train data/prepared.txt data/model.txt ${finetune.learning_rate}
+    deps: [step.py, data/prepared.txt]
+    outs: [data/model.txt]
+    metrics: [metrics/train.json: {cache: false}]
+    meta: {gpu: true}
+  count:
+    cmd: python step.py count data/prepared.txt data/count.txt
+    deps: [step.py, data/prepared.txt]
+    outs: [data/count.txt]
+    metrics: [metrics/count.json: {cache: false}]
+  report:
+    cmd: python step.py report data/model.txt data/report.txt
+    deps: [step.py, data/count.txt, data/model.txt]
+    outs: [data/report.txt]
+    metrics: [metrics/report.json: {cache: false}]
+"""
+
+Project = Path
+
+
+def run(*command: str, cwd: Path) -> str:
+    """Run a command to its end; returns what it printed, and shows it if it failed."""
+    done = subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def write_project(folder: Path) -> Project:
+    """Write the tiny project, with a copy of the flows and of the rooms that they use, and commit it."""
+    folder.mkdir(parents=True)
+    for name in ("flows", "pipeline", "prefect.toml", "prefect.yaml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, folder / name)
+    (folder / "params.yaml").write_text("seed: 1\nfinetune:\n  learning_rate: 0.001  # tuned by hand\n")
+    (folder / "dvc.yaml").write_text(STAGES)
+    (folder / "step.py").write_text(STEP)
+    (folder / "source.txt").write_text("raw")
+    (folder / ".gitignore").write_text("/.hallmark/\n/.prefect/\n__pycache__/\n")
+    run("git", "init", "-q", cwd=folder)
+    run(sys.executable, "-m", "dvc", "init", "-q", cwd=folder)
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
+    shutil.copy(ROOT / ".dvcignore", folder / ".dvcignore")
+    run("git", "add", "-A", cwd=folder)
+    run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start", cwd=folder)
+    return folder
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until `condition` holds; fails the test when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {seconds} s: {condition}"
+        time.sleep(0.05)
+
+
+def started(project: Project) -> list[str]:
+    """The stages whose commands ran, in order."""
+    path = project / ".hallmark/started.txt"
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wish(project: Project, what: str) -> None:
+    """What the next `train` does: "", "fail", "fail once", "wait"."""
+    (project / ".hallmark").mkdir(exist_ok=True)
+    (project / ".hallmark/wish.txt").write_text(what)
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setenv("HALLMARK_TRACKING", "off")
+    monkeypatch.delenv("HALLMARK_HOME", raising=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return write_project(tmp_path / "project")
+
+
+@pytest.fixture
+def built(project: Project) -> Project:
+    """The tiny project, built once by DVC itself."""
+    run(sys.executable, "-m", "dvc", "repro", "-q", cwd=project)
+    (project / ".hallmark/started.txt").unlink()
+    return project
