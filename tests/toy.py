@@ -31,6 +31,7 @@ TOY_PARAMS: dict[str, Any] = {
     "evaluate": {"bootstrap_samples": 100},
 }
 
+OUTSIDE = ("DVC_", "HALLMARK_", "MLFLOW_", "PREFECT_", "TORCHINDUCTOR_")  # variables that point out of the project
 COPIED = (
     "pipeline",
     "flows",
@@ -54,9 +55,7 @@ class ToyProject:
     @property
     def environment(self) -> dict[str, str]:
         """The test's environment, without anything that points outside this project; tracking is off."""
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "HALLMARK_"))
-        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
         kept.pop("PYTHONPATH", None)
         return kept | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -114,6 +113,10 @@ class ToyProject:
         for section, changes in sections.items():
             values[section] |= changes
         (self.root / "params.yaml").write_text(render(Params.model_validate(values)), encoding="utf-8")
+
+    def outputs(self, stage: str) -> dict[str, str]:
+        """The md5 of each output of a built stage, by path."""
+        return {out["path"]: out["md5"] for out in self.lock[stage]["outs"]}
 
     @property
     def lock(self) -> dict[str, Any]:
