@@ -1,0 +1,114 @@
+"""The benchmark of the pipeline: its arithmetic, and one real run at toy size."""
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import pipeline
+from benchmarks.__main__ import main
+from benchmarks.checkout import REPOSITORY, Checkout, temporary_checkout
+from benchmarks.servers import prefect_server
+from benchmarks.tables import format_table
+from pipeline.common.errors import HallmarkError
+
+MEASURED: dict[str, dict[str, Any]] = {
+    "bare": {
+        "seconds": 100.0,
+        "commands": {"ingest": 40.0, "pretrain": 60.0},
+        "stages": {
+            "ingest": {"seconds": 38.0, "peak_memory_bytes": 10**9},
+            "pretrain": {"seconds": 57.0, "peak_memory_bytes": 2 * 10**9, "tokens_per_second": 12_345.6},
+        },
+        "no_op": [],
+    },
+    "dvc": {
+        "seconds": 104.0,
+        "stages": {
+            "ingest": {"seconds": 37.0, "peak_memory_bytes": 10**9},
+            "pretrain": {"seconds": 59.0, "peak_memory_bytes": 2 * 10**9, "tokens_per_second": 12_000.0},
+        },
+        "no_op": [1.5, 0.5, 0.7],
+    },
+}
+
+
+def test_a_table_has_aligned_columns() -> None:
+    rows = [("ingest", "4.0"), ("pretrain", "60.0")]
+    assert format_table(("stage", "s"), rows).splitlines() == [
+        "stage        s",
+        "--------  ----",
+        "ingest     4.0",
+        "pretrain  60.0",
+    ]
+
+
+def test_an_unknown_benchmark_or_arm_lists_the_allowed_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["nothing"])
+    assert "choose from 'pipeline'" in capsys.readouterr().err.replace("choose from pipeline", "choose from 'pipeline'")
+    with pytest.raises(SystemExit, match="no arm fast; allowed: bare, dvc, flow"):
+        main(["pipeline", "--arms", "bare,fast"])
+
+
+def test_overhead_is_the_difference_and_what_lies_around_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_measure", lambda arm, _options: MEASURED[arm])
+    found = pipeline.run(pipeline_options("--arms", "bare,dvc"))
+    assert found["build"] == {"bare": 100.0, "dvc": 104.0}
+    assert found["overhead"]["dvc"] == {
+        "difference_seconds": pytest.approx(4.0),
+        "difference_share": pytest.approx(0.04),
+        "around_stages_seconds": pytest.approx((104 - 96) - (100 - 95)),
+        "around_stages_share": pytest.approx(0.03),
+    }
+    assert found["no_op"]["dvc"]["median"] == 0.7
+    assert found["stages"]["ingest"] == {"bare_seconds": 40.0, "seconds": 37.0, "peak_memory_bytes": 10**9}
+    assert found["tokens_per_second"] == {"pretrain": 12_000.0}
+    table = pipeline.format_result(found)
+    for line in (
+        "overhead of dvc, around the stages",
+        "3.0 s = 3.0% of bare",
+        "12,000 tokens/s",
+        "0.70 s, median of 3",
+    ):
+        assert line in table
+
+
+def test_one_arm_alone_needs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_measure", lambda arm, _options: MEASURED[arm])
+    found = pipeline.run(pipeline_options("--arms", "dvc"))
+    assert found["overhead"] == {}
+    assert found["stages"]["pretrain"] == {"seconds": 59.0, "peak_memory_bytes": 2 * 10**9}
+    assert "inside the stage, s" in pipeline.format_result(found)
+
+
+def pipeline_options(*arguments: str) -> Any:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    pipeline.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_stages_come_after_what_they_need() -> None:
+    names = list(Checkout(REPOSITORY, os.environ).stages())
+    assert names.index("ingest") < names.index("validate") < names.index("tokenizer") < names.index("encode")
+    assert names.index("pretrain") < names.index("finetune@library") < names.index("evaluate@library")
+
+
+def test_a_failing_command_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HallmarkError, match=r"`false` exited 1"):
+        Checkout(tmp_path, os.environ).time("false")
+
+
+@pytest.mark.server
+def test_a_server_ends_with_its_block() -> None:
+    with temporary_checkout("server") as checkout:
+        with prefect_server(checkout) as address, urllib.request.urlopen(f"{address}/health") as answer:
+            assert answer.status == 200
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(f"{address}/health", timeout=5)
+    assert not checkout.root.exists()
