@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,32 @@ def test_chunks_do_not_change_the_bytes(
     assert manifest == json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_memory_holds_one_chunk_however_much_text_comes(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "CHUNK_CHARACTERS", 1000)
+    monkeypatch.setattr(tokenizer_module, "PIECE_CHARACTERS", 100)
+    pulled, encoded, waiting = 0, 0, []
+    encode_batch = tokenizer.encode_batch
+
+    def texts() -> Iterator[str]:
+        nonlocal pulled
+        for size in (10, 500, 20_000, 0, 3, 5000):
+            pulled += size // 10 * 10
+            yield "ten chars\n" * (size // 10)
+
+    def spy(batch: Sequence[str]) -> list[list[int]]:
+        nonlocal encoded
+        waiting.append(sum(map(len, batch)))
+        encoded += waiting[-1]
+        return encode_batch(batch)
+
+    monkeypatch.setattr(tokenizer, "encode_batch", spy)
+    write_shards(tmp_path, {"train": texts()}, tokenizer)
+    assert pulled == encoded
+    assert max(waiting) <= 1000 + 110
 
 
 def test_large_vocabularies_take_four_bytes(texts: list[str], tokenizer: Tokenizer, tmp_path: Path) -> None:
