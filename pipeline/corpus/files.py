@@ -1,0 +1,291 @@
+"""Kind `files`: the user's own text and labels, in any language."""
+
+import glob
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.common.errors import HallmarkError, Problems, allowed
+from pipeline.common.params import Source, Task
+from pipeline.corpus.readers import (
+    COMPRESSIONS,
+    DOCUMENT_FORMATS,
+    TABLE_FORMATS,
+    MissingColumnsError,
+    Row,
+    Unreadable,
+    file_format,
+    is_unicode,
+    read_document,
+    read_rows,
+)
+from pipeline.corpus.rows import (
+    DOCUMENT_COLUMNS,
+    DOCUMENTS,
+    REJECTED_CHARACTERS,
+    REJECTED_COLUMNS,
+    TASK_COLUMNS,
+    Corpus,
+    Document,
+    Labelled,
+    Rejected,
+    frame,
+    task_table,
+)
+from pipeline.corpus.splitting import (
+    DOCUMENT_SPLITS,
+    TASK_SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    draw_document_splits,
+    draw_split,
+)
+
+TASK_SHARES = {TEST: 0.2, VALIDATION: 0.1}
+EXAMPLES = 5  # named in a message
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to read for one table, and from where. `key` is the setting that names the files."""
+
+    table: str
+    key: str
+    patterns: list[str]
+    formats: tuple[str, ...]
+    splits: tuple[str, ...]
+    text: str
+    label: str | None = None
+    id: str | None = None
+    split: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(name for name in (self.text, self.label, self.id, self.split) if name))
+
+
+@dataclass(frozen=True)
+class Found:
+    """One row as the files have it; `split` is None where it is to be drawn."""
+
+    id: str
+    text: str
+    label: str
+    split: str | None
+    file: str
+
+
+def read_files(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
+    """Read documents and labelled rows below `source.path`.
+
+    A .txt or .md file is one document, a row of a table is one document or labelled text. Splits are as given, or drawn
+    by the text's hash: copies of a text fall on the same side. A single document is cut in two, so that there is
+    something to validate on. A document that is also a held-out text of a task is left out: nothing held out is
+    pretrained on.
+
+    Raises:
+        HallmarkError: every missing file, column, wrong split name and one-class task at once.
+    """
+    root = Path(source.path)
+    if not root.is_dir():
+        raise HallmarkError(
+            f"there is no folder {source.path!r}",
+            where="params.yaml: source.path",
+            fix="make the folder and put your text there, or name another",
+        )
+    problems = Problems("params.yaml")
+    rejected: list[Rejected] = []
+    found = _read_table(root, _wanted_documents(source), problems, rejected)
+    labelled = {}
+    for name, task in tasks.items():
+        rows = _read_table(root, _wanted_labels(name, task), problems, rejected)
+        labelled[name] = _split_labelled(rows, seed)
+        _check_classes(name, rows, problems)
+    problems.raise_if_any(fix="mend these keys in params.yaml or the files that they name")
+
+    held_out = {row.text for rows in labelled.values() for row in rows if row.split != TRAIN}
+    kept = [row for row in found if row.text not in held_out]
+    return Corpus(
+        documents=frame(_split_documents(kept, source, seed), DOCUMENT_COLUMNS),
+        tasks={name: frame(rows, TASK_COLUMNS) for name, rows in labelled.items()},
+        rejected=frame(rejected, REJECTED_COLUMNS),
+        facts={"documents_held_out_by_tasks": len(found) - len(kept)},
+    )
+
+
+def _wanted_documents(source: Source) -> Wanted:
+    return Wanted(
+        table=DOCUMENTS,
+        key="source.documents",
+        patterns=source.documents,
+        formats=DOCUMENT_FORMATS + TABLE_FORMATS,
+        splits=DOCUMENT_SPLITS,
+        text=source.text_column,
+        id=source.id_column,
+        split=source.split_column,
+    )
+
+
+def _wanted_labels(name: str, task: Task) -> Wanted:
+    return Wanted(
+        table=task_table(name),
+        key=f"tasks.{name}.path",
+        patterns=[task.path or ""],
+        formats=TABLE_FORMATS,
+        splits=TASK_SPLITS,
+        text=task.text_column,
+        label=task.label_column,
+        id=task.id_column,
+        split=task.split_column,
+    )
+
+
+def find_files(root: Path, wanted: Wanted, problems: Problems) -> list[Path]:
+    """The files below `root` that the patterns name, sorted; hidden ones are never read."""
+    matched: set[Path] = set()
+    for pattern in wanted.patterns:
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            problems.add(f"{wanted.key}: {pattern!r} must lie below source.path, the folder that DVC watches")
+            return []
+        names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 (leaves out hidden files; Path.glob does not)
+        matched |= {root / name for name in names}
+    files = sorted(path for path in matched if path.is_file())
+    if not files:
+        there = Counter(path.suffix for path in root.rglob("*") if path.is_file())
+        listing = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(there.items()))
+        patterns = ", ".join(repr(pattern) for pattern in wanted.patterns)
+        problems.add(f"{wanted.key}: no file in {root} matches {patterns}; files there: {listing or 'none'}")
+    unknown = [path for path in files if file_format(path) not in wanted.formats]
+    for path in unknown[:EXAMPLES]:
+        problems.add(f"{wanted.key}: {path}: unknown format; {allowed((*wanted.formats, *COMPRESSIONS))}")
+    if len(unknown) > EXAMPLES:
+        problems.add(f"{wanted.key}: {len(unknown) - EXAMPLES} more files of unknown formats")
+    return [path for path in files if path not in unknown]
+
+
+def _read_table(root: Path, wanted: Wanted, problems: Problems, rejected: list[Rejected]) -> list[Found]:
+    """Rows of every file that `wanted` names; adds what is wrong as a whole to `problems`, bad rows to `rejected`."""
+    known, set_aside = len(problems.found), len(rejected)
+    found: list[Found] = []
+    for path in find_files(root, wanted, problems):
+        name = path.relative_to(root).as_posix()
+        try:
+            rows = _read_file(path, name, wanted)
+            rejected += [row for row in rows if isinstance(row, Rejected)]
+            found += [row for row in rows if isinstance(row, Found)]
+        except MissingColumnsError as error:
+            problems.add(f"{wanted.key}: {path}: {error}")
+    _check_splits(found, wanted, problems)
+    if not found and len(problems.found) == known:
+        problems.add(f"{wanted.key}: not one text was read{_first_reasons(rejected[set_aside:])}")
+    return found
+
+
+def _first_reasons(rejected: list[Rejected]) -> str:
+    if not rejected:
+        return ": the files are empty"
+    reasons = "; ".join(f"{row.id}: {row.reason}" for row in rejected[:EXAMPLES])
+    hint = " (save as UTF-8: `iconv -f OLD -t UTF-8`)" if any("UTF-8" in row.reason for row in rejected) else ""
+    return f", {len(rejected)} set aside: {reasons}{hint}"
+
+
+def _read_file(path: Path, name: str, wanted: Wanted) -> list[Found | Rejected]:
+    if file_format(path) in DOCUMENT_FORMATS:
+        text = read_document(path)
+        if isinstance(text, Unreadable):
+            return [_reject(text, name, wanted)]
+        return [Found(name, text, "", None, name)]
+    return [
+        _reject(row, name, wanted) if isinstance(row, Unreadable) else _find(row, name, wanted)
+        for row in read_rows(path, wanted.columns)
+    ]
+
+
+def _reject(row: Unreadable, name: str, wanted: Wanted) -> Rejected:
+    place = name if row.number is None else f"{name}:{row.number}"
+    text = row.text[:REJECTED_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+    return Rejected(wanted.table, place, row.reason, text)
+
+
+def _find(row: Row, name: str, wanted: Wanted) -> Found | Rejected:
+    """Check the values of one row: texts are strings, labels and ids strings or whole numbers, all storable."""
+    place = f"{name}:{row.number}"
+    text = row.values[wanted.text]
+    label = _as_name(row.values[wanted.label]) if wanted.label else ""
+    identity = _as_name(row.values[wanted.id]) if wanted.id else place
+    split = _as_name(row.values[wanted.split]) or "" if wanted.split else None
+    faults = []
+    if not isinstance(text, str):
+        faults.append(f"{wanted.text!r} is {_kind(text)}, not text")
+    if wanted.label and not label:
+        faults.append(f"{wanted.label!r} is {_kind(row.values[wanted.label])}, not a label")
+    if not identity:
+        faults.append(f"{wanted.id!r} is {_kind(row.values[wanted.id or ''])}, not an id")
+    if not is_unicode("".join(value for value in (text, label, identity) if isinstance(value, str))):
+        faults.append("half a character (a lone surrogate)")
+    if faults:
+        return _reject(Unreadable(row.number, "; ".join(faults), str(text)), name, wanted)
+    return Found(identity or place, text, label or "", split, name)
+
+
+def _as_name(value: Any) -> str | None:
+    """A label, id or split as a string, or None where it is none: classes are often numbered."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # tables with a gap turn whole numbers into floats
+    if isinstance(value, str | int):
+        return str(value).strip() or None
+    return None
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "missing"
+    return "empty" if value == "" else f"{value!r} ({type(value).__name__})"
+
+
+def _check_splits(found: list[Found], wanted: Wanted, problems: Problems) -> None:
+    wrong = [row for row in found if row.split is not None and row.split not in wanted.splits]
+    for split, count in sorted(Counter(row.split for row in wrong).items(), key=str):
+        first = next(row.id for row in wrong if row.split == split)
+        problems.add(
+            f"{wanted.table}: column {wanted.split!r} says {split!r} in {count} rows, first {first}; "
+            f"{allowed(wanted.splits)}"
+        )
+
+
+def _check_classes(task: str, rows: list[Found], problems: Problems) -> None:
+    labels = {row.label for row in rows}
+    if len(labels) == 1:
+        problems.add(
+            f"tasks.{task}: one class only, {labels.pop()!r} in {len(rows)} rows; a classification needs two or more"
+        )
+
+
+def _split_labelled(rows: list[Found], seed: int) -> list[Labelled]:
+    return [
+        Labelled(row.id, row.text, row.label, row.split or draw_split(seed, row.text, TASK_SHARES), row.file)
+        for row in rows
+    ]
+
+
+def _split_documents(rows: list[Found], source: Source, seed: int) -> list[Document]:
+    if len(rows) == 1 and rows[0].split is None:
+        return _cut_document(rows[0], source.validation_share)
+    open_rows = [row for row in rows if row.split is None]
+    drawn = iter(draw_document_splits(seed, [row.text for row in open_rows], source.validation_share))
+    return [_document(row, row.id, row.text, row.split or next(drawn)) for row in rows]
+
+
+def _cut_document(row: Found, validation_share: float) -> list[Document]:
+    """The one document there is, cut at the end of a line: its last part is held out."""
+    position = round(len(row.text) * (1 - validation_share))
+    line_end = row.text.find("\n", position)
+    position = line_end + 1 if 0 <= line_end < len(row.text) - 1 else position
+    parts = {TRAIN: row.text[:position], VALIDATION: row.text[position:]}
+    return [_document(row, f"{row.id}#{split}", text, split) for split, text in parts.items() if text]
+
+
+def _document(row: Found, identity: str, text: str, split: str) -> Document:
+    return Document(identity, text, split, str(PurePosixPath(row.file).parent), row.file)
