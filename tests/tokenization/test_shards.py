@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
@@ -34,6 +34,7 @@ def test_documents_come_back(folder: Path, texts: list[str], tokenizer: Tokenize
     assert {int(shard.document(place)[0]) for place in range(len(texts))} == {tokenizer.bos_id}
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=8))
 def test_any_documents_come_back(
     tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory, documents: list[str]
