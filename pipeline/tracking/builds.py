@@ -13,6 +13,7 @@ not reach is not in it.
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -60,7 +61,9 @@ def _parse(path: Path, _changed: int, _size: int) -> Build:
 
 
 def mark_sent(record: Build, store_identity: str) -> None:
-    write_json(_path(record["build"]), {**record, "sent": [*record["sent"], store_identity]})
+    path = _path(record["build"])
+    now = read_json(path)  # a stage may have opened the build again
+    write_json(path, {**now, "sent": [*now["sent"], store_identity]})
 
 
 def is_over(record: Build) -> bool:
@@ -164,7 +167,7 @@ def headline(stages: Mapping[str, Any]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for stage, row in stages.items():
         name, _, task = stage.partition("@")
-        prefix = f"tasks.{task}" if name == "evaluate" else stage.replace("@", ".")
+        prefix = f"tasks.{task}" if task and name == "evaluate" else stage.replace("@", ".")
         for metric, value in row["metrics"].items():
             if not any(part in LEAVE_OUT for part in metric.split(".")):
                 figures[f"{prefix}.{figure_name(metric)}"] = value
@@ -189,7 +192,6 @@ def build_status(record: Build) -> str:
 
 def describe_status(stages: Mapping[str, Any]) -> str:
     """How many stages of each status: "3 ran, 8 unchanged"."""
-    counts: dict[str, int] = {}
-    for row in stages.values():
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
-    return ", ".join(f"{count} {status}" for status, count in counts.items())
+    found = Counter(row["status"] for row in stages.values())
+    order = (*GOOD, "failed", "interrupted", "killed", "running")
+    return ", ".join(f"{found[status]} {status}" for status in order if found[status])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from pipeline.common.files import canonical_json
 from pipeline.common.layout import home
@@ -36,14 +36,13 @@ def ensure_run(store: Store, uid: str, name: str, begun: float, tags: Mapping[st
         uid: the value of the tag `hallmark.run`.
         name: the name that the UI shows.
         begun: seconds since the epoch.
-        tags: set on a new run; on a run that is there, set anew.
+        tags: of a new run; one that is there keeps its own.
     """
     with FileLock(home() / "runs.lock"):
         found = find_run(store, uid)
         if found is None:
             every_tag = {"mlflow.runName": name, "mlflow.user": _user(), UID: uid, **tags}
             return store.client.create_run(store.experiment_id, int(begun * 1000), every_tag, name).info.run_id
-    log(store, found.info.run_id, tags=tags)
     return found.info.run_id
 
 
@@ -68,13 +67,28 @@ def ensure_build_run(store: Store, facts: Mapping[str, Any], begun: float) -> st
     return ensure_run(store, f"build {facts['build']}", name, begun, build_tags(facts))
 
 
-def ensure_stage_run(store: Store, run: StageRun) -> str:
-    """The run of a stage below its build's, opened again if the stage was interrupted.
+def ensure_stage_run(store: Store, run: StageRun, reopen: bool = False) -> str:
+    """The run of a stage below its build's.
 
-    A stage that an interrupted build began belongs to the build that goes on with it.
+    Args:
+        store: where.
+        run: as the journal tells it.
+        reopen: the stage was interrupted and goes on. What an interrupted build began belongs to the build that
+            goes on with it.
     """
     parent = ensure_build_run(store, run.start, run.start["time"])
-    tags = {
+    tags = _stage_tags(run, parent)
+    run_id = ensure_run(store, run.uid, run.start["stage"], run.begun, tags)
+    if reopen:
+        log(store, run_id, tags=tags)
+        store.client.update_run(run_id, status="RUNNING")
+    if run.is_running():  # not when an old journal is sent late
+        store.client.update_run(parent, status="RUNNING")
+    return run_id
+
+
+def _stage_tags(run: StageRun, parent: str) -> dict[str, str]:
+    return {
         **build_tags(run.start),
         "mlflow.parentRunId": parent,
         "mlflow.source.name": str(run.start["description"]["cmd"]),
@@ -82,7 +96,6 @@ def ensure_stage_run(store: Store, run: StageRun) -> str:
         "hallmark.stage_key": run.start["key"],
         "hallmark.status": "running",
     }
-    return ensure_run(store, run.uid, run.start["stage"], run.begun, tags)
 
 
 def log(
@@ -188,10 +201,6 @@ class Uploader:
         except TRACKER_ERRORS as error:
             self.store.client.get_run(run_id)  # raises if it is the store that is away
             self.warnings.append(f"{path} could not be kept with run {run_id}: {error}")
-
-
-def reopen(store: Store, run_id: str) -> None:
-    store.client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
 
 
 def close(store: Store, run_id: str, status: str, ended: float) -> None:

@@ -140,9 +140,8 @@ class JournalSender:
     def _open(self, run: StageRun) -> None:
         self._flush()
         self.sent.complete = False
-        run_id = mlflow_runs.ensure_stage_run(self.store, run)
-        if run.uid in self.sent.runs or run.begun != run.start["time"]:
-            mlflow_runs.reopen(self.store, run_id)
+        goes_on = run.uid in self.sent.runs or run.begun != run.start["time"]
+        run_id = mlflow_runs.ensure_stage_run(self.store, run, reopen=goes_on)
         self.sent.runs[run.uid] = run_id
         description = run.start["description"]
         params = flatten_params(description["params"])
@@ -154,8 +153,9 @@ class JournalSender:
         for name in ("seconds", "peak_memory_bytes"):
             self.metrics.append(point(name, event[name], event["time"]))
         self._flush()
-        if event["status"] == "finished":
-            self._upload(run, metrics_file(run.start["stage"]))
+        metrics = metrics_file(run.start["stage"])
+        if event["status"] == "finished" and (Path(run.start["root"]) / metrics).exists():
+            self._upload(run, metrics)
         self._close(run, event["time"], event["error"])
 
     def _upload(self, run: StageRun, path: Path | str) -> None:

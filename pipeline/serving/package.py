@@ -1,0 +1,108 @@
+"""The package of a model that can be served: weights, tokenizer and configuration, with how it is called.
+
+    model.safetensors, tokenizer.json, config.json   as fine-tuning left them
+    signature.json                                   what goes in and what comes out
+    input_example.json                               a request that works
+    package.json                                     the sha256 of each file above, and "hash" over all of them
+
+Same model, same bytes: the hash is the model's identity in every registry.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import HallmarkError
+from pipeline.common.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+
+MODEL_FILES = ("model.safetensors", "tokenizer.json", "config.json")
+SIGNATURE, INPUT_EXAMPLE, MANIFEST = "signature.json", "input_example.json", "package.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package whose files are as they were written.
+
+    Attributes:
+        folder: where it lies.
+        hash: sha256 over the names and hashes of its files.
+        labels: the classes, in the order of the probabilities.
+    """
+
+    folder: Path
+    hash: str
+    labels: tuple[str, ...]
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        return read_json(self.folder / SIGNATURE)
+
+    @property
+    def input_example(self) -> list[str]:
+        return read_json(self.folder / INPUT_EXAMPLE)["inputs"]
+
+
+def write_package(model: Path | str, folder: Path | str, examples: list[str]) -> Package:
+    """Make the package of a fine-tuned model; the manifest comes last, so that a torn package has none.
+
+    Args:
+        model: folder of the fine-tuned classifier, as `save_checkpoint_folder` wrote it.
+        folder: where the package goes; what lay there is replaced.
+        examples: texts of the input example.
+
+    Raises:
+        HallmarkError: a file of the model is missing.
+    """
+    model, folder = Path(model), Path(folder)
+    if missing := [name for name in MODEL_FILES if not (model / name).exists()]:
+        raise HallmarkError(f"this folder lacks {', '.join(missing)}", where=str(model), fix="dvc repro")
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in MODEL_FILES:
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(model / name, temporary)
+    labels = _labels(folder)
+    write_json(folder / SIGNATURE, _signature(labels))
+    write_json(folder / INPUT_EXAMPLE, {"inputs": examples})
+    files = {name: sha256_file(folder / name) for name in (*MODEL_FILES, SIGNATURE, INPUT_EXAMPLE)}
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files, "hash": sha256_json(files)})
+    return Package(folder, sha256_json(files), labels)
+
+
+def read_package(folder: Path | str) -> Package:
+    """Open a package after checking every byte of it.
+
+    Raises:
+        HallmarkError: it is missing, torn, or changed since it was made; names every such file.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).exists():
+        raise HallmarkError("this folder holds no packaged model", where=str(folder), fix="dvc repro")
+    manifest = read_json(folder / MANIFEST)
+    files: dict[str, str] = manifest["files"]
+    changed = [n for n, digest in files.items() if not (folder / n).exists() or sha256_file(folder / n) != digest]
+    if sha256_json(files) != manifest["hash"]:
+        changed.append(MANIFEST)
+    if changed:
+        raise HallmarkError(
+            f"changed since it was packaged: {', '.join(sorted(changed))}",
+            where=str(folder),
+            fix=f"dvc checkout --force {folder.as_posix()}",
+        )
+    return Package(folder, manifest["hash"], _labels(folder))
+
+
+def _labels(folder: Path) -> tuple[str, ...]:
+    return tuple(read_json(folder / "config.json")["task"]["labels"])
+
+
+def _signature(labels: tuple[str, ...]) -> dict[str, Any]:
+    """What a request holds and an answer gives, readable without any library."""
+    return {
+        "inputs": [{"type": "string"}],
+        "outputs": [
+            {"name": "label", "type": "string", "one_of": list(labels)},
+            {"name": "probabilities", "type": "map of label to number"},
+        ],
+    }

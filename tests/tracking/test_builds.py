@@ -1,0 +1,194 @@
+"""Real `dvc repro` runs of a small project: what the mirror makes of them, and what `hallmark sync` adds."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.common.params import Params, render
+from pipeline.tracking.mlflow_store import Store, open_store
+from pipeline.tracking.sync import sync_build
+from tests.tracking.conftest import curve, runs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+WORK = """
+import sys
+from pathlib import Path
+from pipeline.stages.door import Stage, run_stage
+
+def main(stage: Stage) -> None:
+    for step in range(3):
+        stage.journal.metrics(step, {"loss": float(step)})
+    Path(f"{stage.name}.txt").write_text(f"{stage.name} {stage.params.finetune.epochs}")
+    stage.write_metrics({"accuracy": {"value": stage.params.finetune.epochs / 10}})
+    if stage.name == "evaluate" and Path("break").exists():
+        raise ValueError("broken on purpose")
+
+run_stage(main, sys.argv[1])
+"""
+
+DVC_YAML = """
+stages:
+  ingest:
+    cmd: python work.py ingest
+    deps: [work.py]
+    params: [seed]
+    outs: [ingest.txt]
+    metrics: [metrics/ingest.json: {cache: false}]
+  evaluate:
+    cmd: python work.py evaluate
+    deps: [work.py, ingest.txt]
+    params: [finetune]
+    outs: [evaluate.txt]
+    metrics: [metrics/evaluate.json: {cache: false}]
+"""
+
+
+class Project:
+    """A checkout with two stages that do next to nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "work.py").write_text(WORK)
+        (root / "dvc.yaml").write_text(DVC_YAML)
+        (root / ".gitignore").write_text(".hallmark\n")
+        self.set_epochs(1)
+        self.run("git", "init", "--quiet")
+        self.run("dvc", "init", "--quiet")
+        self.run("dvc", "config", "core.analytics", "false")
+        self.commit()
+
+    def commit(self) -> None:
+        self.run("git", "add", "--all")
+        who = ["-c", "user.name=Toy", "-c", "user.email=toy@example.org"]
+        self.run("git", *who, "commit", "--quiet", "--allow-empty", "--message", "state")
+
+    def set_epochs(self, epochs: int) -> None:
+        settings = Params.model_validate({"finetune": {"epochs": epochs}})
+        (self.root / "params.yaml").write_text(render(settings))
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(REPOSITORY),
+            "DVC_SITE_CACHE_DIR": str(self.root / ".hallmark" / "dvc-site"),
+            "DVC_NO_ANALYTICS": "1",
+        }
+        return subprocess.run(command, cwd=self.root, env=environment, text=True, capture_output=True, check=check)
+
+    def repro(self, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = self.run("dvc", "repro", check=check)
+        wait_for_mirror_to_end(self.root)
+        return done
+
+
+def mirrors(root: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "pipeline.tracking.mirror" in process.cmdline() and process.cwd() == str(root):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for_mirror_to_end(root: Path, seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while left := mirrors(root):
+        assert time.monotonic() < deadline, f"the mirror did not end: {left}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def project(machine: Path, tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def statuses(store: Store, build: str) -> dict[str, str]:
+    below = [run for run in runs(store, build=build) if "hallmark.stage" in run.data.tags]
+    assert all(run.info.status in ("FINISHED", "FAILED") for run in below)
+    return {run.data.tags["hallmark.stage"]: run.data.tags["hallmark.status"] for run in below}
+
+
+def builds(store: Store) -> list[str]:
+    """The ids of the builds, oldest first."""
+    parents = [run for run in runs(store) if "hallmark.stage" not in run.data.tags]
+    return [run.data.tags["hallmark.build"] for run in sorted(parents, key=lambda run: run.info.start_time)]
+
+
+@pytest.mark.end_to_end
+def test_builds_are_rows_without_holes(project: Project) -> None:
+    project.repro()
+    store = open_store()
+    (first,) = builds(store)
+    assert statuses(store, first) == {"ingest": "ran", "evaluate": "ran"}
+    (ran,) = runs(store, stage="ingest")
+    assert curve(store, ran.info.run_id, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert ran.data.tags["hallmark.git_dirty"] == "false"
+
+    project.set_epochs(2)
+    project.repro()
+    second = builds(store)[1]
+    assert statuses(store, second) == {"ingest": "unchanged", "evaluate": "ran"}
+    (cached,) = runs(store, stage="ingest", status="unchanged")
+    assert cached.data.tags["hallmark.origin_run"] == ran.info.run_id
+    assert cached.data.metrics["accuracy"] == ran.data.metrics["accuracy"]
+    assert cached.data.params == ran.data.params
+    assert cached.info.end_time == cached.info.start_time
+
+    parents = [run for run in runs(store) if "hallmark.stage" not in run.data.tags]
+    figures = {run.data.tags["hallmark.build"]: run for run in parents}
+    differing = {
+        name
+        for name in figures[first].data.params
+        if figures[first].data.params[name] != figures[second].data.params.get(name)
+    }
+    assert differing == {"finetune.epochs"}
+    assert [figures[build].data.metrics["evaluate.accuracy"] for build in (first, second)] == [0.1, 0.2]
+    assert "validate.max_class_share" in figures[first].data.params  # no stage here uses it
+    assert figures[first].data.tags["hallmark.lock_hash"] != figures[second].data.tags["hallmark.lock_hash"]
+    assert figures[second].data.tags["hallmark.git_dirty"] == "true"
+
+    project.set_epochs(1)  # DVC has this one in its cache: no stage runs, so no mirror
+    project.repro()
+    assert len(builds(store)) == 2
+    report = sync_build()
+    assert report.reached
+    third = builds(store)[2]
+    assert report.build == third
+    assert statuses(store, third) == {"ingest": "unchanged", "evaluate": "restored"}
+    restored = runs(store, build=third, stage="evaluate")[0]
+    assert restored.data.metrics["accuracy"] == 0.1
+    assert restored.data.tags["hallmark.origin_run"] == runs(store, build=first, stage="evaluate")[0].info.run_id
+
+    before = len(runs(store))
+    again = sync_build()
+    assert (again.build, again.points, len(runs(store))) == (third, 0, before)
+
+
+@pytest.mark.end_to_end
+def test_a_build_that_a_flow_names_and_one_that_fails(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project.root / "break").touch()
+    assert project.repro(check=False).returncode != 0
+    store = open_store()
+    (broken,) = builds(store)
+    assert statuses(store, broken) == {"ingest": "ran", "evaluate": "failed"}
+    parent = runs(store, build=broken)
+    assert {run.info.status for run in parent if "hallmark.stage" not in run.data.tags} == {"FAILED"}
+
+    (project.root / "break").unlink()
+    monkeypatch.setenv("HALLMARK_BUILD", "nightly")
+    monkeypatch.setenv("HALLMARK_BUILD_PID", str(os.getpid()))  # the flow: it lives on
+    project.run("dvc", "repro")
+    assert mirrors(project.root), "the mirror waits for the flow"
+    report = sync_build()
+    wait_for_mirror_to_end(project.root)
+    assert report.build == "nightly"
+    assert statuses(store, "nightly") == {"ingest": "unchanged", "evaluate": "ran"}
+    assert {run.data.tags["hallmark.status"] for run in runs(store, build=broken)} >= {"1 ran, 1 failed"}
