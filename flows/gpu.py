@@ -4,6 +4,7 @@ A lease of the Prefect server would do the opposite of what is wanted: it cancel
 server is away, and outlives a machine that crashed.
 """
 
+import fcntl
 import os
 import signal
 import time
@@ -25,8 +26,6 @@ def gpu_slot(folder: Path, holder: str) -> Iterator[None]:
         folder: where `gpu.lock` and `gpu.json` (its holder) are kept.
         holder: what others read while they wait, such as a stage's name.
     """
-    import fcntl
-
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "gpu.json"
     with (folder / "gpu.lock").open("a") as lock:

@@ -35,7 +35,7 @@ GRACE_SECONDS = 20.0  # to save a checkpoint; Prefect kills a cancelled flow aft
 TAIL_LINES = 20
 
 
-class StageFailed(Exception):
+class StageError(Exception):
     """A stage ended with an error.
 
     Args:
@@ -50,7 +50,7 @@ class StageFailed(Exception):
         super().__init__("\n".join([f"{name} failed (exit status {code})", *reason]))
 
 
-class StageStopped(Exception):
+class StageStoppedError(Exception):
     """The flow is stopping: the stage was stopped with it, or was not started."""
 
 
@@ -71,12 +71,12 @@ class StageProcesses:
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, name: str, *, gpu: bool, on_line: Callable[[str], None]) -> Outcome:
+    def run(self, name: str, *, gpu: bool, on_line: Callable[[str], object]) -> Outcome:
         """Bring one stage up to date; `on_line` gets each line it prints, as it comes.
 
         Raises:
-            StageFailed: it ended with an error.
-            StageStopped: `stop` was called.
+            StageError: it ended with an error.
+            StageStoppedError: `stop` was called.
         """
         process = self._start(name, gpu)
         heard = _Listener(name)
@@ -90,9 +90,9 @@ class StageProcesses:
             with self._lock:
                 self._running.discard(process)
         if self.stopping:
-            raise StageStopped(f"{name} was stopped with the flow")
+            raise StageStoppedError(f"{name} was stopped with the flow")
         if code != 0:
-            raise StageFailed(name, code, list(heard.tail), heard.known)
+            raise StageError(name, code, list(heard.tail), heard.known)
         return heard.outcome
 
     def stop(self) -> None:
@@ -115,7 +115,7 @@ class StageProcesses:
             command += ["--gpu", str(self.home)]
         with self._lock:
             if self.stopping:
-                raise StageStopped(f"{name} was not started: the flow is stopping")
+                raise StageStoppedError(f"{name} was not started: the flow is stopping")
             process = subprocess.Popen(
                 command,
                 cwd=CODE_ROOT,

@@ -214,13 +214,22 @@ def load_params(path: Path | str = PARAMS_FILE) -> Params:
         raise HallmarkError("there is no such file", where=str(path), fix=f"git checkout {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HallmarkError(f"this is not YAML: {error}", where=str(path), fix="mend the line named") from None
+    return check_params(raw or {}, str(path))
+
+
+def check_params(raw: Any, where: str) -> Params:
+    """Check settings that were read from `where`, and complete them with the defaults.
+
+    Raises:
+        HallmarkError: all unknown keys and wrong values at once, each with what is allowed.
+    """
     try:
-        return Params.model_validate(raw or {})
+        return Params.model_validate(raw)
     except ValidationError as error:
-        problems = Problems(str(path))
+        problems = Problems(where)
         for fault in error.errors():
             problems.add(_explain(fault))
-        problems.raise_if_any(fix=f"mend these keys in {path}")
+        problems.raise_if_any(fix=f"mend these keys in {where}")
         raise
 
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # `train` reads a learning rate, prints, and if told to, fails, or waits until it is told to stop and then saves.
-STEP = '''
+STEP = """
 import json, os, pathlib, signal, sys, time
 from pipeline.common.processes import die_with_parent
 die_with_parent()  # as every door does
@@ -41,8 +41,9 @@ if name == "train":
 source = pathlib.Path(sys.argv[2]).read_text()
 pathlib.Path(sys.argv[3]).write_text(f"{source} {name} {sys.argv[4:]}")
 metrics = pathlib.Path("metrics"); metrics.mkdir(exist_ok=True)
-(metrics / f"{name}.json").write_text(json.dumps({"length": len(source), "f1": {"value": 0.5, "low": 0.4, "high": 0.6}}))
-'''
+figures = {"length": len(source), "f1": {"value": 0.5, "low": 0.4, "high": 0.6}}
+(metrics / f"{name}.json").write_text(json.dumps(figures))
+"""
 
 STAGES = """
 stages:

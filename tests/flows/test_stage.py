@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from flows.gpu import gpu_slot, is_leftover
-from flows.stage import StageFailed, StageProcesses, StageStopped
+from flows.stage import StageError, StageProcesses, StageStoppedError
 from pipeline.common.files import write_json
 from tests.flows.conftest import ROOT, started, until, wish
 
@@ -59,7 +59,7 @@ def test_a_failure_says_what_the_stage_said(project: Path) -> None:
     stages = stages_of(project)
     stages.run("prepare", gpu=False, on_line=str)
     wish(project, "fail")
-    with pytest.raises(StageFailed) as caught:
+    with pytest.raises(StageError) as caught:
         stages.run("train", gpu=True, on_line=str)
     assert caught.value.known  # so that no retry is tried
     assert str(caught.value).splitlines()[1:] == [
@@ -67,7 +67,7 @@ def test_a_failure_says_what_the_stage_said(project: Path) -> None:
         "  next: lower the learning rate",
     ]
     wish(project, "fail once")
-    with pytest.raises(StageFailed) as caught:
+    with pytest.raises(StageError) as caught:
         stages.run("train", gpu=True, on_line=str)
     assert not caught.value.known
     assert gpu_is_free(project)
@@ -82,7 +82,7 @@ def test_stop_ends_the_group_after_it_has_saved(project: Path) -> None:
     def train() -> None:
         try:
             stages.run("train", gpu=True, on_line=str)
-        except StageStopped as error:
+        except StageStoppedError as error:
             ended.append(error)
 
     thread = threading.Thread(target=train)
@@ -95,7 +95,7 @@ def test_stop_ends_the_group_after_it_has_saved(project: Path) -> None:
     assert processes_in(project) == []
     assert gpu_is_free(project)
     assert (project / ".hallmark/scratch.txt").read_text() == "half"  # it was asked, not killed
-    with pytest.raises(StageStopped, match="was not started"):
+    with pytest.raises(StageStoppedError, match="was not started"):
         stages.run("train", gpu=True, on_line=str)
 
 

@@ -1,0 +1,188 @@
+"""The flow `rebuild`: bring everything up to date, stage by stage, as `dvc repro` would.
+
+    python -m flows.rebuild
+    python -m flows.rebuild --set finetune.learning_rate=1e-4 --set seed=2
+
+The graph is DVC's (`flows.plan`): one task per stage. What DVC calls fresh is shown as `Unchanged`, without a
+process; the rest runs as process groups that die with the flow (`flows.stage`). DVC is the cache, so Prefect caches
+nothing.
+"""
+
+import argparse
+import os
+import time
+from contextlib import chdir
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import Task, flow, get_run_logger
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.states import Cancelled, Completed, Failed, State
+
+from flows.artifacts import Result, result_page
+from flows.command import parse_settings, run_flow
+from flows.plan import Step, make_plan
+from flows.stage import StageError, StageProcesses, StageStoppedError
+from flows.workspace import workspace
+from pipeline.common.environment import be_quiet
+from pipeline.common.errors import HallmarkError
+from pipeline.common.layout import REPORT, home
+from pipeline.tracking.build import build_environment, new_build_id
+from pipeline.tracking.mirror import is_off
+
+TRAINING_RETRIES = 2  # a stage on the GPU goes on from its checkpoint
+RETRY_SECONDS = 5
+REGISTER = "register@"
+
+
+@flow(name="rebuild", persist_result=False)
+def rebuild(params: dict[str, Any] | None = None) -> State[Any]:
+    """Rebuild what is stale.
+
+    Args:
+        params: settings to build with instead of those in params.yaml, by dotted name:
+            {"finetune.learning_rate": 1e-4}. The file stays as it is: such a build is made in a worktree.
+    """
+    be_quiet()
+    logger = get_run_logger()
+    root, state_folder, build = Path.cwd(), home(), new_build_id()
+    environment = {**build_environment(build), "HALLMARK_HOME": str(state_folder)}
+    os.environ.update(environment)  # this process does nothing else, and what it tracks belongs to the build
+    try:
+        with workspace(root, state_folder, build, params or {}, logger.info) as folder:
+            work = Rebuild(folder, make_plan(folder), StageProcesses(folder, state_folder, environment))
+            logger.info(f"build {build} in {folder}; stale: {', '.join(work.stale) or 'nothing'}")
+            work.run()
+            if not work.failures:
+                publish(folder, build, [step.name for step in work.steps])
+            work.show(f"Build {build}")
+            return work.final_state()
+    except HallmarkError as error:
+        return Failed(message=str(error))
+
+
+@dataclass
+class Rebuild:
+    """One rebuild: its plan, and what became of each stage so far."""
+
+    folder: Path
+    steps: list[Step]
+    processes: StageProcesses
+    results: dict[str, Result] = field(default_factory=dict)
+    hopeless: set[str] = field(default_factory=set)  # failed for a reason that another try does not mend
+
+    @property
+    def stale(self) -> list[str]:
+        return [step.name for step in self.steps if step.stale]
+
+    @property
+    def failures(self) -> list[str]:
+        return [result.message for result in self.results.values() if result.outcome == "failed"]
+
+    def run(self) -> None:
+        """Run every stage as a task, each after its upstream. However this ends, it leaves no process."""
+        futures: dict[str, PrefectFuture[Any]] = {}
+        progress = cast("UUID", create_progress_artifact(0.0, key="rebuild-progress")) if self.stale else None
+        try:
+            for step in self.steps:
+                futures[step.name] = self._submit(step, [futures[name] for name in step.upstream])
+            for number, future in enumerate(futures.values(), start=1):
+                future.wait()
+                if progress is not None:
+                    update_progress_artifact(progress, 100.0 * number / len(futures))
+        finally:
+            self.processes.stop()
+
+    def _submit(self, step: Step, upstream: list[PrefectFuture[Any]]) -> PrefectFuture[Any]:
+        stage: Task[..., State[Any]] = Task(
+            fn=lambda: self._run_stage(step),
+            name=step.name,
+            task_run_name=step.name,
+            retries=TRAINING_RETRIES if step.gpu else 0,
+            retry_delay_seconds=RETRY_SECONDS,
+            retry_condition_fn=lambda _task, _run, _state: step.name not in self.hopeless,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+        return stage.submit(wait_for=upstream)
+
+    def _run_stage(self, step: Step) -> State[Any]:
+        if not step.stale and all(self.results[name].outcome == "unchanged" for name in step.upstream):
+            self.results[step.name] = Result("unchanged")
+            return Completed(name="Unchanged", message="DVC finds nothing to do")
+        logger, started = get_run_logger(), time.monotonic()
+        logger.info(f"stale: {'; '.join(step.changes) or 'a stage before it was'}")
+        try:
+            outcome = self.processes.run(step.name, gpu=step.gpu, on_line=logger.info)
+        except StageStoppedError as error:
+            self.results[step.name] = Result("stopped", time.monotonic() - started, str(error))
+            return Cancelled(message=str(error))
+        except StageError as error:
+            self.results[step.name] = Result("failed", time.monotonic() - started, str(error))
+            if error.known:
+                self.hopeless.add(step.name)
+            raise
+        self.results[step.name] = Result(outcome, time.monotonic() - started)
+        return Completed(name="Completed" if outcome == "ran" else outcome.capitalize(), message=outcome)
+
+    def show(self, heading: str) -> None:
+        """Put the table of stages and figures, and the link to the report, where Prefect's UI shows them."""
+        create_markdown_artifact(result_page(self.folder, self.steps, self.results, heading), key="rebuild-result")
+        report = self.folder / REPORT / "index.html"
+        if report.exists():
+            create_link_artifact(report.as_uri(), "the report", key="rebuild-report")
+
+    def final_state(self) -> State[Any]:
+        """How the flow ends: failed with every stage's own message, or completed with a count."""
+        if self.failures:
+            return Failed(message="\n".join(self.failures))
+        outcomes = [result.outcome for result in self.results.values()]
+        counts = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
+        return Completed(message=", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+
+
+def publish(folder: Path, build: str, stages: list[str]) -> None:
+    """Send to MLflow what it lacks of this build, restored stages too, and put models that it lacks into its registry.
+
+    A tracker that is away costs a warning and fails no build.
+    """
+    logger = get_run_logger()
+    if is_off():
+        logger.info("tracking is off (HALLMARK_TRACKING)")
+        return
+    from pipeline.tracking.registry import register_task
+    from pipeline.tracking.sync import sync_build
+
+    with chdir(folder):
+        try:
+            for line in sync_build(build).lines():
+                logger.info(line)
+            for stage in stages:
+                if stage.startswith(REGISTER):
+                    logger.info(register_task(stage.removeprefix(REGISTER)))
+        except HallmarkError as error:
+            logger.warning(str(error))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.rebuild", description="Rebuild what is stale, stage by stage."
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting other than in params.yaml"
+    )
+    options = parser.parse_args()
+    run_flow(rebuild, lambda: {"params": parse_settings(options.set)})
+
+
+if __name__ == "__main__":
+    main()

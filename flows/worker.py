@@ -1,0 +1,108 @@
+"""A worker on this machine: clear the runs that died here, then become `prefect worker start`.
+
+    python -m flows.worker --pool gpu
+    python -m flows.worker --pool gpu --limit 1        (what it does not know is for Prefect)
+
+A machine that crashes, or a worker and a flow that are killed together, leave a run that Prefect shows as running for
+ever, and that holds a slot of the pool. The automation on missing heartbeats (`flows.deploy`) ends it after 90 s where
+a server runs; the next worker here ends it at once.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Cancelled, Crashed
+
+from flows.command import check_server
+from flows.job import CODE_ROOT, WORKER_PID
+from pipeline.common.environment import be_quiet
+from pipeline.common.errors import HallmarkError
+from pipeline.common.processes import is_alive
+
+UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+PAGE = 200
+
+
+def clear_dead_runs(pool: str) -> list[str]:
+    """Mark the unfinished runs of this pool whose process was on this machine and is dead; returns a line for each."""
+    lines = []
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+            limit=PAGE,
+        )
+        for run in runs:
+            if is_dead(run):
+                cancelling = run.state is not None and run.state.type == StateType.CANCELLING
+                state = (Cancelled if cancelling else Crashed)(message="its process is dead")
+                client.set_flow_run_state(run.id, state, force=True)
+                lines.append(f"cleared run {run.name}: {state.type.value.lower()}, its process is dead")
+    return lines
+
+
+def worker_name() -> str:
+    """Names this machine and process, so that its runs can be told from those of other machines."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def is_dead(run: FlowRun) -> bool:
+    """Whether a run was started on this machine by a worker of ours, and has no process any more."""
+    host, _, worker = str(run.labels.get("prefect.worker.name", "")).rpartition("-")
+    if host != socket.gethostname() or not worker.isdigit():
+        return False
+    if not run.infrastructure_pid:  # claimed, and not started yet
+        return not is_alive(int(worker))
+    try:
+        environment = psutil.Process(int(run.infrastructure_pid)).environ()
+    except psutil.AccessDenied:
+        return False
+    except psutil.NoSuchProcess:
+        return True
+    return environment.get("PREFECT__FLOW_RUN_ID") != str(run.id)  # else the number is in new use
+
+
+def start_worker(pool: str, more: list[str]) -> None:
+    """Become the Prefect worker. Its runs find this checkout, this Python, and their worker's process id."""
+    environment = {
+        **os.environ,
+        WORKER_PID: str(os.getpid()),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # a shell's `&` makes its children ignore the first two
+    command = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", worker_name(), *more]
+    os.execve(sys.executable, [sys.executable, *command], environment)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.worker", description="Start a worker on this machine.")
+    parser.add_argument("--pool", choices=["cpu", "gpu"], required=True, help="the work pool to take runs from")
+    options, more = parser.parse_known_args()
+    be_quiet()
+    try:
+        check_server()
+    except HallmarkError as error:
+        sys.exit(f"hallmark: {error}")
+    for line in clear_dead_runs(options.pool):
+        print(line, flush=True)
+    start_worker(options.pool, more)
+
+
+if __name__ == "__main__":
+    main()
