@@ -245,6 +245,17 @@ def _has_dvc_above(process: Any) -> bool:
     return any(is_dvc(parent.cmdline()) for parent in process.parents())
 
 
+def check_runs() -> Iterator[Finding]:
+    from pipeline.tracking.builds import is_over, read_builds
+
+    dead = [str(record["build"]) for record in read_builds() if "ended" not in record and is_over(record)]
+    if dead:
+        what = f"MLflow may show as running what has ended: {', '.join(dead)}"
+        yield Finding("runs", "note", what, "hallmark reap")
+    else:
+        yield Finding("runs", "ok", "no build without its process")
+
+
 def check_processor() -> Iterator[Finding]:
     import torch
 
@@ -287,6 +298,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_ports,
     check_locks,
     check_processes,
+    check_runs,
     check_processor,
     check_state,
 )
