@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import binom
 
-from pipeline.common.errors import HallmarkError, allowed
+from pipeline.common.errors import HallmarkError
+from pipeline.tasks.metrics import class_numbers, classification_metrics, per_class_figures
 
 Verdict = Literal["better", "not worse", "inconclusive", "worse"]
 SAMPLES = 10_000
@@ -23,6 +24,12 @@ class Figures:
 
     accuracy: float
     macro_f1: float
+
+
+def measure(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> Figures:
+    """The same two figures of one model alone."""
+    metrics = classification_metrics(labels, predicted, classes)
+    return Figures(metrics["accuracy"], metrics["f1"]["macro"])
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,10 @@ def compare(
     Raises:
         HallmarkError: no examples, different lengths, or a label that is not among `classes`.
     """
-    if not len(labels) == len(champion) == len(challenger):
-        raise HallmarkError(
-            f"different numbers of labels and predictions: {len(labels)}, {len(champion)}, {len(challenger)}"
-        )
-    triples_N3 = np.stack([_codes(labels, classes), _codes(champion, classes), _codes(challenger, classes)], axis=1)
+    if not len(labels) == len(champion) == len(challenger) or len(labels) == 0:
+        sizes = f"{len(labels)} labels, {len(champion)} and {len(challenger)} predictions"
+        raise HallmarkError(f"{sizes} cannot be compared")
+    triples_N3 = np.stack([class_numbers(column, classes) for column in (labels, champion, challenger)], axis=1)
     right_N2 = triples_N3[:, 1:] == triples_N3[:, :1]
     only_champion = int((right_N2[:, 0] & ~right_N2[:, 1]).sum())
     only_challenger = int((right_N2[:, 1] & ~right_N2[:, 0]).sum())
@@ -153,8 +159,7 @@ def macro_f1_pairs(cells_K3: np.ndarray, counts_SK: np.ndarray, classes: int) ->
     for model in (1, 2):
         predicted_SC = counts_SK @ one_hot_K3C[:, model]
         hits_SC = counts_SK @ (one_hot_K3C[:, model] * one_hot_K3C[:, 0])
-        f1_SC = 2 * hits_SC / np.maximum(labels_SC + predicted_SC, 1)  # 2 tp / (2 tp + fp + fn)
-        scores.append(f1_SC.mean(axis=1))
+        scores.append(per_class_figures(hits_SC, labels_SC, predicted_SC)["f1"].mean(axis=1))
     return np.stack(scores, axis=1)
 
 
@@ -169,12 +174,3 @@ def _resampled_differences(
         drawn_SK = generator.multinomial(examples, counts_K / examples, size=min(block, samples - start))
         pairs_S2 = macro_f1_pairs(cells_K3, drawn_SK, classes)
         yield pairs_S2[:, 1] - pairs_S2[:, 0]
-
-
-def _codes(values: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    number = {name: code for code, name in enumerate(classes)}
-    if len(values) == 0:
-        raise HallmarkError("there are no examples to compare on")
-    if unknown := sorted(set(values) - set(number)):
-        raise HallmarkError(f"unknown label {unknown[0]!r} among the predictions; {allowed(classes)}")
-    return np.fromiter((number[value] for value in values), dtype=np.int64, count=len(values))
