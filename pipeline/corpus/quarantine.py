@@ -1,0 +1,230 @@
+"""Setting bad rows aside with every reason, and refusing a corpus with too many of them."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.common.errors import HallmarkError
+from pipeline.common.params import Validate
+from pipeline.corpus.expectations import (
+    CRITICAL,
+    WARNING,
+    Examiner,
+    Outcome,
+    label_checks,
+    row_checks,
+    schema_checks,
+    table_checks,
+)
+from pipeline.corpus.rows import DOCUMENT_COLUMNS, DOCUMENTS, QUARANTINE_COLUMNS, TASK_COLUMNS, frame
+from pipeline.corpus.splitting import DOCUMENT_SPLITS, TASK_SPLITS, TEST, TRAIN, VALIDATION
+
+REPLACEMENT = "\ufffd"
+CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # all of Unicode's Cc but tab and the ends of lines
+COPIES = ("no_duplicate", "no_leakage")  # set aside, but counted by max_duplicate_share, not by the budget
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One table after validation.
+
+    Attributes:
+        clean: the rows that passed, with the columns that they came with.
+        quarantined: table, id, reasons, text of the rows that did not.
+        outcomes: what became of each check, with `ids` of the first rows that failed it.
+        faults: why the table cannot be used; empty if it can.
+        counts: rows by fate, for the metrics.
+    """
+
+    clean: pd.DataFrame
+    quarantined: pd.DataFrame
+    outcomes: list[Outcome]
+    faults: list[str]
+    counts: dict[str, Any]
+
+
+def judge(name: str, table: pd.DataFrame, rejected: pd.DataFrame, settings: Validate, examiner: Examiner) -> Verdict:
+    """Examine one table.
+
+    Args:
+        name: `documents` or `tasks/TASK`.
+        table: its rows, as `ingest` wrote them.
+        rejected: what `ingest` could not read of it; these rows count into the budget.
+    """
+    labelled = name != DOCUMENTS
+    columns, splits = (TASK_COLUMNS, TASK_SPLITS) if labelled else (DOCUMENT_COLUMNS, DOCUMENT_SPLITS)
+    schema = examiner.examine(f"{name}-schema", table, schema_checks(columns))
+    if faults := _critical_faults(schema, table):
+        return Verdict(table.iloc[:0], frame([], QUARANTINE_COLUMNS), schema, faults, {"rows": len(table)})
+
+    table = table.fillna("").reset_index(drop=True)  # a missing value is an empty one
+    reasons: defaultdict[int, list[str]] = defaultdict(list)
+    by_row = examiner.examine(f"{name}-rows", measure(table), row_checks(settings, splits, labelled=labelled))
+    _collect(by_row, range(len(table)), reasons)
+
+    passed = table.drop(index=list(reasons))
+    whole = count_classes(find_copies(passed)) if labelled else find_copies(passed)
+    checks = table_checks(settings, splits, whole)
+    if passed.empty:
+        checks = checks[:1]  # `not_empty` says it all
+    elif labelled and (whole["split"] == TRAIN).any():
+        checks += label_checks(settings, whole)
+    of_table = examiner.examine(f"{name}-table", whole, checks)
+    copies = _collect_copies(whole, reasons)
+    _collect([outcome for outcome in of_table if outcome.check.name not in COPIES], whole.index.to_list(), reasons)
+
+    faulty = len(reasons) - len(copies)
+    faults = _budget_faults(by_row, of_table, table, whole, rejected, faulty, settings)
+    faults += _critical_faults(of_table, whole)
+    bad = sorted(reasons)
+    return Verdict(
+        clean=table.drop(index=bad)[columns],
+        quarantined=frame(
+            [(name, table["id"][row], "; ".join(reasons[row]), table["text"][row]) for row in bad], QUARANTINE_COLUMNS
+        ),
+        outcomes=[*schema, *by_row, *of_table],
+        faults=faults,
+        counts={
+            "rows": len(table),
+            "kept": len(table) - len(bad),
+            "rejected": len(rejected),
+            "quarantined": faulty,
+            "quarantined_share": (faulty + len(rejected)) / max(1, len(table) + len(rejected)),
+            "duplicates": len(copies),
+        },
+    )
+
+
+def measure(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the shares (float64, of a text's characters) of U+FFFD and of control characters."""
+    length = table["text"].str.len().clip(lower=1)
+    return table.assign(
+        replacement_share=(table["text"].str.count(REPLACEMENT) / length).astype("float64"),
+        control_share=(table["text"].str.count(CONTROL) / length).astype("float64"),
+    )
+
+
+def find_copies(table: pd.DataFrame) -> pd.DataFrame:
+    """Add `duplicate_of` and `copy_of_held_out` (the id of the copy that is kept, missing for the kept ones).
+
+    Of equal texts the first is kept, one in the test split rather than in validation rather than in training: what is
+    held out must not lose rows to the text that it is held out from.
+    """
+    precedence = table["split"].map({TEST: 0, VALIDATION: 1, TRAIN: 2})
+    order = table.assign(precedence=precedence).sort_values("precedence", kind="stable")
+    kept = order.drop_duplicates("text").set_index("text")
+    kept_id, kept_split = table["text"].map(kept["id"]), table["text"].map(kept["split"])
+    is_copy, same_split = kept_id != table["id"], kept_split == table["split"]
+    return table.assign(
+        duplicate_of=kept_id.where(is_copy & same_split), copy_of_held_out=kept_id.where(is_copy & ~same_split)
+    )
+
+
+def count_classes(table: pd.DataFrame) -> pd.DataFrame:
+    """Add `training_label` and `test_label`, missing outside their splits, and `in_largest_class` (1.0, 0.0 or NaN)."""
+    unique = table["duplicate_of"].isna() & table["copy_of_held_out"].isna()
+    training_label = table["label"].where(unique & (table["split"] == TRAIN))
+    largest = training_label.value_counts().sort_index().sort_values(ascending=False, kind="stable").index[:1]
+    return table.assign(
+        training_label=training_label,
+        test_label=table["label"].where(unique & (table["split"] == TEST)),
+        in_largest_class=training_label.isin(largest).astype("float64").where(training_label.notna()),
+    )
+
+
+def _collect(outcomes: Iterable[Outcome], index: Any, reasons: defaultdict[int, list[str]]) -> None:
+    """Note each failed row check as a reason of its rows; `index` says which row of the table a position is."""
+    for outcome in outcomes:
+        if outcome.check.severity == WARNING:
+            for position in outcome.positions:
+                reasons[index[position]].append(f"{outcome.check.name} (expected: {outcome.check.meaning})")
+
+
+def _collect_copies(table: pd.DataFrame, reasons: defaultdict[int, list[str]]) -> list[int]:
+    copies = []
+    for column, remark in (("duplicate_of", ""), ("copy_of_held_out", ", which is held out")):
+        kept = table[column].dropna()
+        for row, identity in zip(kept.index.to_list(), kept, strict=True):
+            reasons[row].append(f"duplicate of {identity}{remark}")
+            copies.append(row)
+    return copies
+
+
+def _critical_faults(outcomes: list[Outcome], table: pd.DataFrame) -> list[str]:
+    return [
+        f"expectation {_describe(outcome, table)}"
+        for outcome in outcomes
+        if outcome.check.severity == CRITICAL and not outcome.success
+    ]
+
+
+def _budget_faults(
+    by_row: list[Outcome],
+    of_table: list[Outcome],
+    table: pd.DataFrame,
+    whole: pd.DataFrame,
+    rejected: pd.DataFrame,
+    faulty: int,
+    settings: Validate,
+) -> list[str]:
+    """Why more was set aside than `max_quarantined_share` allows: each expectation with its rows."""
+    total, bad = len(table) + len(rejected), faulty + len(rejected)
+    if bad <= settings.max_quarantined_share * total:
+        return []
+    parts = [_describe(outcome, table) for outcome in by_row if not outcome.success]
+    parts += [
+        _describe(outcome, whole)
+        for outcome in of_table
+        if outcome.check.severity == WARNING and not outcome.success and outcome.check.name not in COPIES
+    ]
+    if len(rejected):
+        first = ", ".join(rejected["id"][:EXAMPLES])
+        parts.append(f"not readable: {len(rejected)} rows, first: {first} ({rejected['reason'].iloc[0]})")
+    return [
+        f"{bad} of {total} rows set aside ({bad / total:.2%}), "
+        f"above validate.max_quarantined_share ({settings.max_quarantined_share:.2%}):"
+        + "".join(f"\n      {part}" for part in parts)
+    ]
+
+
+def _describe(outcome: Outcome, table: pd.DataFrame) -> str:
+    """`text_not_empty (every text has a visible character): 3 rows, first: a, b, c`."""
+    sentence = f"{outcome.check.name} ({outcome.check.meaning})"
+    if isinstance(outcome.observed, float | int):
+        sentence += f", observed {outcome.observed:.4g}"
+    elif isinstance(outcome.observed, list):
+        sentence += f", observed {', '.join(map(str, outcome.observed[:20]))}"
+    if not outcome.rows:
+        return sentence
+    ids = ", ".join(table["id"].iloc[outcome.positions[:EXAMPLES].tolist()])
+    return f"{sentence}: {outcome.rows} rows, first: {ids}"
+
+
+def describe_outcomes(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
+    """Each check by name, as metrics and report show it."""
+    return {
+        outcome.check.name: {
+            "meaning": outcome.check.meaning,
+            "severity": outcome.check.severity.value,
+            "success": outcome.success,
+            "rows": outcome.rows,
+            "share": outcome.rows / max(1, outcome.examined),
+        }
+        for outcome in outcomes
+    }
+
+
+def refuse(verdicts: dict[str, Verdict], quarantine: Path, page: Path) -> None:
+    """Raise one `HallmarkError` with the faults of every table, if there is one."""
+    faults = [f"{name}: {fault}" for name, verdict in verdicts.items() for fault in verdict.faults]
+    if faults:
+        raise HallmarkError(
+            "the corpus does not pass" + "".join(f"\n  - {fault}" for fault in faults),
+            where="data/raw",
+            fix=f"look at {quarantine} and {page}; then mend the source, or raise the limit in params.yaml: validate",
+        )
