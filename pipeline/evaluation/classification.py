@@ -1,0 +1,120 @@
+"""A fine-tuned classifier on the test split, beside its baselines."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.common.params import Evaluate, Task
+from pipeline.evaluation.baselines import majority_label, predict_tfidf
+from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.intervals import bootstrap_intervals
+from pipeline.tasks.classification import Classifier, known_labels
+from pipeline.tasks.metrics import class_numbers, classification_metrics
+from pipeline.tasks.rows import draw_labels, of_split
+
+HEADLINES = ("accuracy", "macro_f1")
+BASELINES = ("majority", "tfidf", "scratch")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the stage `evaluate` writes."""
+
+    metrics: dict[str, Any]
+    predictions: pd.DataFrame  # id, label, predicted, p_LABEL per class, and one column per baseline
+    confusion: pd.DataFrame  # label, predicted: one row per test text, as DVC's template counts them
+
+
+def evaluate_classification(
+    rows: pd.DataFrame,
+    where: str,
+    classifier: Classifier,
+    scratch: Classifier,
+    *,
+    task: Task,
+    settings: Evaluate,
+    seed: int,
+) -> Evaluation:
+    """Measure a classifier and its baselines, which all learned from the same drawn labels.
+
+    Args:
+        rows: the task's table.
+        where: the file they come from, for messages.
+        classifier: fine-tuned from pretrained weights.
+        scratch: the same network, fine-tuned from random weights.
+
+    Raises:
+        HallmarkError: no test rows, or test labels that no training row has.
+    """
+    known_labels(rows, where)
+    train, test = of_split(rows, "train", where), of_split(rows, "test", where)
+    drawn, short = draw_labels(train, task.labels_per_class, seed)
+    probabilities_NC = classifier.predict_probabilities(test["text"].tolist())
+    predictions = pd.DataFrame(
+        {
+            "id": test["id"].to_numpy(),
+            "label": test["label"].to_numpy(),
+            "predicted": [classifier.labels[place] for place in probabilities_NC.argmax(axis=1)],
+            **{f"p_{label}": probabilities_NC[:, place] for place, label in enumerate(classifier.labels)},
+            "majority": majority_label(drawn["label"].tolist(), train["label"].tolist()),
+            "tfidf": predict_tfidf(drawn["text"].tolist(), drawn["label"].tolist(), test["text"].tolist()),
+            "scratch": scratch.predict(test["text"].tolist()),
+        }
+    )
+    metrics = {
+        **_figures(predictions, classifier.labels, settings, seed),
+        "baselines": {name: _baseline(predictions, name, classifier.labels, settings, seed) for name in BASELINES},
+        "labels_per_class": task.labels_per_class,
+        "classes_with_too_few_texts": short,
+        "train_rows": len(drawn),
+        "test_rows": len(test),
+    }
+    return Evaluation(metrics, predictions, predictions[["label", "predicted"]])
+
+
+def _figures(predictions: pd.DataFrame, classes: list[str], settings: Evaluate, seed: int) -> dict[str, Any]:
+    found = classification_metrics(predictions["label"].tolist(), predictions["predicted"].tolist(), classes)
+    del found["confusion"]  # it follows from the predictions, and no metric is a table
+    return found | _headlines(predictions, "predicted", classes, settings, seed)
+
+
+def _headlines(
+    predictions: pd.DataFrame, column: str, classes: list[str], settings: Evaluate, seed: int
+) -> dict[str, Any]:
+    intervals = bootstrap_intervals(
+        _numbers(predictions, "label", classes),
+        _numbers(predictions, column, classes),
+        len(classes),
+        samples=settings.bootstrap_samples,
+        confidence=settings.confidence,
+        seed=seed,
+    )
+    return {name: dict(intervals[name]) for name in HEADLINES}
+
+
+def _numbers(predictions: pd.DataFrame, column: str, classes: list[str]) -> np.ndarray:
+    return class_numbers(predictions[column].tolist(), classes)
+
+
+def _baseline(
+    predictions: pd.DataFrame, column: str, classes: list[str], settings: Evaluate, seed: int
+) -> dict[str, Any]:
+    """The baseline's headline figures, and by how much the model leads on the same texts (paired bootstrap)."""
+    compared = compare(
+        predictions["label"].tolist(),
+        predictions[column].tolist(),
+        predictions["predicted"].tolist(),
+        classes=classes,
+        alpha=1 - settings.confidence,
+        margin=0.0,
+        samples=settings.bootstrap_samples,
+        seed=seed,
+    )
+    lead = compared.macro_f1_difference
+    return {
+        **_headlines(predictions, column, classes, settings, seed),
+        "lead_macro_f1": {"value": lead.value, "low": lead.low, "high": lead.high},
+        "p_value_accuracy": compared.accuracy_p_value,
+    }

@@ -1,0 +1,267 @@
+"""Text classification: its data, network, loss and figures, and the trained classifier.
+
+Legend: N texts, B rows of a batch, T positions, D hidden size, C classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.common.errors import HallmarkError, Problems, allowed
+from pipeline.common.params import Finetune, Task
+from pipeline.model.config import ModelConfig
+from pipeline.model.decoder import Decoder
+from pipeline.model.weights import CONFIG, load_weights, named_weights, read_weights, save_checkpoint_folder
+from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, smallest_fitting
+from pipeline.tasks.metrics import classification_metrics
+from pipeline.tasks.rows import draw_labels, in_drawn_order, of_split
+from pipeline.tokenization.tokenizer import Tokenizer
+
+KIND = "classification"
+POOLINGS = ("mean", "last")
+MEASURED_ROWS = 32  # texts at once in validation
+PREDICTED_ROWS = {"cpu": 1, "cuda": 64}  # texts at once in prediction
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TextClassifier(nn.Module):
+    """A decoder's body, its token vectors pooled to one text vector, and a linear head.
+
+    Args:
+        config: of the body; the head that predicts tokens is left out.
+        classes: C.
+        pooling: `mean` of the vectors of all tokens, or the vector of the `last`.
+        dropout: on the text vector.
+    """
+
+    def __init__(self, config: ModelConfig, classes: int, pooling: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise HallmarkError(f"unknown pooling {pooling!r}; {allowed(POOLINGS)}")
+        self.body = Decoder(config)
+        del self.body.lm_head
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(config.hidden_size, classes)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Token ids (int64, padded on the right) and their counts to logits_BC, float32."""
+        x_BTD = self.body.hidden_states(ids_BT)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            return self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
+
+
+def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
+    """The text vectors x_BD of token vectors; only the first `lengths_B` of each row count."""
+    counts_B = lengths_B.clamp(min=1)  # rows that only fill the batch have none
+    if pooling == "last":
+        return x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), counts_B - 1]
+    valid_BT = torch.arange(x_BTD.size(1), device=x_BTD.device) < lengths_B[:, None]
+    return (x_BTD * valid_BT[..., None]).sum(dim=1) / counts_B[:, None]
+
+
+def classification_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The summed cross-entropy of the rows of weight 1, in nats, and their number, both scalars."""
+    logits_BC = model(batch["input_ids"], batch["lengths"])
+    nats_B = cross_entropy(logits_BC, batch["labels"], reduction="none", label_smoothing=label_smoothing)
+    return (nats_B * batch["weights"]).sum(), batch["weights"].sum()
+
+
+def encode_rows(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[list[int]], int]:
+    """The ids of each text as [bos] + tokens, cut to `max_tokens` in all; and how many texts were cut."""
+    encoded = [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(texts))]
+    cut = sum(len(ids) > max_tokens for ids in encoded)
+    return [ids[:max_tokens] for ids in encoded], cut
+
+
+class Classification:
+    """One classification task, ready to be trained: see `pipeline.tasks.kinds.FinetuneTask`.
+
+    Args:
+        rows: the task's table, see `pipeline.tasks.rows.read_rows`.
+        where: the file they come from, for messages.
+        tokenizer: the model's own.
+        task: settings of this task.
+        settings: settings of fine-tuning.
+        context_length: the most tokens that the model takes.
+        seed: decides which labels are drawn, and the order of the batches.
+
+    Raises:
+        HallmarkError: a split without rows, one class only, or a class that training has no row of.
+    """
+
+    best_metric = "macro_f1"
+
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        where: str,
+        tokenizer: Tokenizer,
+        task: Task,
+        settings: Finetune,
+        context_length: int,
+        seed: int,
+    ) -> None:
+        if settings.max_tokens > context_length:
+            raise HallmarkError(
+                f"{settings.max_tokens} tokens are more than the model's context of {context_length}",
+                where="params.yaml: finetune.max_tokens",
+                fix=f"set it to {context_length} or less, or raise model.context_length",
+            )
+        train, short = draw_labels(of_split(rows, "train", where), task.labels_per_class, seed)
+        validation = in_drawn_order(of_split(rows, "validation", where), seed)[: settings.validation_texts]
+        self.labels = known_labels(rows, where)
+        self.tokenizer, self.settings, self.seed = tokenizer, settings, seed
+        self.buckets = bucket_lengths(settings.max_tokens)
+        self.train, train_cut = self._encode(train, settings.batch_size)
+        self.validation, validation_cut = self._encode(validation, MEASURED_ROWS)
+        self.config = {
+            "kind": KIND,
+            "labels": self.labels,
+            "pooling": settings.pooling,
+            "max_tokens": settings.max_tokens,
+        }
+        self.facts = {
+            "labels": len(self.labels),
+            "train_texts": len(train),
+            "train_texts_cut": train_cut,
+            "validation_texts": len(validation),
+            "validation_texts_cut": validation_cut,
+            "classes_with_too_few_texts": short,
+        }
+
+    def _encode(self, rows: pd.DataFrame, batch_size: int) -> tuple[LengthBuckets, int]:
+        ids, cut = encode_rows(rows["text"].tolist(), self.tokenizer, self.settings.max_tokens)
+        places = {label: place for place, label in enumerate(self.labels)}
+        labels_N = np.array([places[label] for label in rows["label"]])
+
+        def collate(numbers: np.ndarray, length: int) -> Batch:
+            ids_BT, lengths_B = pad_rows([ids[n] for n in numbers], batch_size, length, self.tokenizer.pad_id)
+            labels_B = torch.zeros(batch_size, dtype=torch.int64)
+            labels_B[: len(numbers)] = torch.from_numpy(labels_N[numbers])
+            return {
+                "input_ids": ids_BT,
+                "lengths": lengths_B,
+                "labels": labels_B,
+                "weights": (lengths_B > 0).float(),
+            }
+
+        lengths_N = np.array([len(tokens) for tokens in ids])
+        return LengthBuckets(lengths_N, self.buckets, batch_size, collate, self.seed), cut
+
+    def model(self, config: ModelConfig) -> TextClassifier:
+        return TextClassifier(config, len(self.labels), self.settings.pooling, self.settings.dropout)
+
+    def batches(self) -> LengthBuckets:
+        return self.train
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return classification_loss(model, batch, self.settings.label_smoothing)
+
+    def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Validation loss (without smoothing), accuracy and macro-F1; call in eval mode without gradients."""
+        nats, truth, predicted = 0.0, [], []
+        for numbers, batch in self.validation.one_pass():
+            moved = {name: value.to(device) for name, value in batch.items()}
+            logits_BC = model(moved["input_ids"], moved["lengths"])[: len(numbers)]
+            labels_B = moved["labels"][: len(numbers)]
+            nats += float(cross_entropy(logits_BC, labels_B, reduction="sum"))
+            truth += labels_B.tolist()
+            predicted += logits_BC.argmax(dim=1).tolist()
+        found = classification_metrics(
+            [self.labels[place] for place in truth], [self.labels[place] for place in predicted], self.labels
+        )
+        return {"loss": nats / len(truth), "accuracy": found["accuracy"], "macro_f1": found["f1"]["macro"]}
+
+
+def known_labels(rows: pd.DataFrame, where: str) -> list[str]:
+    """The labels that training knows, sorted.
+
+    Raises:
+        HallmarkError: fewer than two, or validation or test rows have labels that no training row has.
+    """
+    known = sorted(rows.loc[rows["split"] == "train", "label"].unique().tolist())
+    problems = Problems(where)
+    if len(known) < 2:
+        problems.add(f"every training row has the label {known[0]!r}: there is nothing to tell apart")
+    others = rows[~rows["label"].isin(known)]
+    for label, count in others["label"].value_counts().sort_index().items():
+        problems.add(f"{count} rows have the label {label!r}, which no training row has")
+    problems.raise_if_any(fix="give training rows of at least two classes, and of every class that is tested")
+    return known
+
+
+def save_classifier(
+    folder: Path | str, model: TextClassifier, task_config: dict[str, Any], precision: str, tokenizer: Tokenizer
+) -> None:
+    """Write the classifier's folder: see `pipeline.model.weights`. It predicts in `precision` from then on."""
+    config = {"model": model.body.config.to_dict(), "task": {**task_config, "precision": precision}}
+    save_checkpoint_folder(folder, named_weights(model), config, tokenizer)
+
+
+def load_classifier(folder: Path | str, device: str = "cpu") -> "Classifier":
+    """Read a folder that `save_classifier` wrote.
+
+    Raises:
+        HallmarkError: weights or tokenizer are not the ones that were saved, or it is no classifier.
+    """
+    weights, config, tokenizer = read_weights(folder)
+    task = config.get("task", {})
+    if task.get("kind") != KIND:
+        raise HallmarkError(f"this model's task is {task.get('kind')!r}, not {KIND!r}", where=str(Path(folder) / CONFIG))
+    model = TextClassifier(ModelConfig.from_dict(config["model"]), len(task["labels"]), task["pooling"])
+    load_weights(model, weights)
+    return Classifier(model.to(device).eval(), tokenizer, task)
+
+
+class Classifier:
+    """A trained classifier. What it says of a text depends on nothing but the text.
+
+    On a CPU every text is run alone, in one of a few lengths: other texts, their order and the number of threads
+    then cannot change a bit. On a GPU the texts of one length are run in batches of one fixed size.
+    """
+
+    def __init__(self, model: TextClassifier, tokenizer: Tokenizer, task: dict[str, Any]) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.labels: list[str] = task["labels"]
+        self.max_tokens: int = task["max_tokens"]
+        self.precision = PRECISIONS[task["precision"]]
+        self.buckets = bucket_lengths(self.max_tokens)
+
+    @torch.inference_mode()
+    def predict_probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """The probability of each of `labels` for each text, float32 (N, C)."""
+        probabilities_NC = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
+        if not len(texts):
+            return probabilities_NC
+        ids, _ = encode_rows(texts, self.tokenizer, self.max_tokens)
+        padded = smallest_fitting(np.array([len(tokens) for tokens in ids]), self.buckets)
+        rows = PREDICTED_ROWS[self._device().type]
+        for length in np.unique(padded):
+            numbers = np.flatnonzero(padded == length)
+            for first in range(0, len(numbers), rows):
+                some = numbers[first : first + rows]
+                probabilities_NC[some] = self._predict([ids[n] for n in some], rows, int(length))
+        return probabilities_NC
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest label of each text; the first of equals."""
+        return [self.labels[place] for place in self.predict_probabilities(texts).argmax(axis=1)]
+
+    def _predict(self, ids: list[list[int]], rows: int, length: int) -> np.ndarray:
+        ids_BT, lengths_B = pad_rows(ids, rows, length, self.tokenizer.pad_id)
+        device = self._device()
+        with torch.autocast(device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+            logits_BC = self.model(ids_BT.to(device), lengths_B.to(device))
+        return logits_BC.softmax(dim=1)[: len(ids)].cpu().numpy()
+
+    def _device(self) -> torch.device:
+        return self.model.head.weight.device

@@ -1,0 +1,46 @@
+"""The kinds of downstream task, and what each of them gives to the training."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.config import ModelConfig
+from pipeline.model.decoder import Decoder
+from pipeline.tasks.batches import Batch, LengthBuckets
+from pipeline.tasks.classification import Classification
+
+
+class TaskModel(Protocol):
+    """A network with a pretrained body."""
+
+    body: Decoder
+
+
+class FinetuneTask(Protocol):
+    """One task, ready to be trained. A new kind of task is a module with such a class, and an entry in `KINDS`."""
+
+    best_metric: str  # of `measure`; the weights with its highest value are kept
+    config: dict[str, Any]  # goes into config.json as "task": all that predicting needs beside the network
+    facts: dict[str, Any]  # what was drawn, cut and counted; printed and recorded
+    buckets: Any  # the lengths that batches come in
+
+    def model(self, config: ModelConfig) -> Any:
+        """A `TaskModel` with random weights."""
+        ...
+
+    def batches(self) -> LengthBuckets:
+        """The endless training batches."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The summed loss, and the number of labels that it is over."""
+        ...
+
+    def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Figures on the validation split."""
+        ...
+
+
+KINDS: dict[str, Callable[..., FinetuneTask]] = {"classification": Classification}
