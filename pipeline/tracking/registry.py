@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.common.errors import HallmarkError, allowed
+from pipeline.common.files import sha256_json
 from pipeline.common.layout import REGISTERED, home
 from pipeline.common.params import load_params
 from pipeline.serving.package import read_package
@@ -21,9 +23,10 @@ from pipeline.tracking.build import describe_build
 from pipeline.tracking.mlflow_runs import build_tags, ensure_stage_run
 from pipeline.tracking.mlflow_store import TRACKER_ERRORS, Store, open_store
 from pipeline.tracking.runs import last_run
-from pipeline.tracking.stage_key import decisive, lock_hash, locked_stages, stage_key
+from pipeline.tracking.stage_key import decisive, locked_stages, stage_key
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+NO_ANCESTORS = ("ngram", "register", "report")  # stages that no model descends from
 PACKAGE_HASH = "hallmark.package_hash"
 
 
@@ -91,18 +94,23 @@ def delete_alias(store: Store, name: str, alias: str) -> None:
 
 
 def lineage(task: str, root: Path | str = ".") -> dict[str, str]:
-    """Where the model of a task comes from, as tags: commit, build, lock hash, the key of each stage."""
-    keys = {
-        name: stage_key(decisive(name, entry))
+    """Where the model of a task comes from, as tags: commit, build, and the key of each stage it descends from.
+
+    `hallmark.lock_hash` is over the entries of `dvc.lock` that made the model, so that it is the same while the stage
+    `register` runs and after it.
+    """
+    entries = {
+        name: entry
         for name, entry in locked_stages(root).items()
-        if name.partition("@")[2] in ("", task) and not name.startswith("report")
+        if name.partition("@")[2] in ("", task) and name.partition("@")[0] not in NO_ANCESTORS
     }
-    return {
-        **build_tags(describe_build()),
-        "hallmark.task": task,
-        "hallmark.lock_hash": lock_hash(root) or "",
-        **{f"hallmark.stage_key.{name.partition('@')[0]}": key for name, key in keys.items()},
-    }
+    keys = {f"hallmark.stage_key.{name.partition('@')[0]}": _key(name, entry) for name, entry in entries.items()}
+    tags = {"hallmark.task": task, "hallmark.lock_hash": sha256_json(entries)}
+    return {**build_tags(describe_build()), **tags, **keys}
+
+
+def _key(name: str, entry: Mapping[str, Any]) -> str:
+    return stage_key(decisive(name, entry))
 
 
 def register_package(
@@ -114,7 +122,7 @@ def register_package(
         store: the registry in use.
         task: names the registered model.
         package: the folder that `write_package` made; its hash is the version's identity.
-        saved: the same package as an MLflow model, as `save_pyfunc` made it.
+        saved: the same package as an MLflow model; made there if it is not there.
         tags: lineage.
         run_id: the run that it belongs to.
 
@@ -126,6 +134,8 @@ def register_package(
     with FileLock(home() / "registry.lock"):
         known = next((version for version in versions(store, name) if version.package_hash == digest), None)
         if known is None:
+            if not saved.exists():
+                save_pyfunc(package, saved)
             _create_version(store, name, saved, {**tags, PACKAGE_HASH: digest}, run_id)
     version = known or next(version for version in versions(store, name) if version.package_hash == digest)
     if CHALLENGER not in version.aliases:
@@ -149,7 +159,7 @@ def _create_version(store: Store, name: str, saved: Path, tags: Mapping[str, str
     store.client.create_model_version(name, source, run_id=run_id, tags=dict(tags), model_id=model.model_id)
 
 
-def register_task(task: str, *, store: Store | None = None, saved: Path | None = None) -> str:
+def register_task(task: str, *, store: Store | None = None, saved: Path | None = None, key: str | None = None) -> str:
     """See that the registry in use has the built model of a task as `challenger`; says what was done.
 
     DVC may have restored the stage `register` from its cache while this registry never saw the model.
@@ -158,6 +168,7 @@ def register_task(task: str, *, store: Store | None = None, saved: Path | None =
         task: a task of params.yaml.
         store: the registry; opened without it.
         saved: the package as an MLflow model, if it is at hand.
+        key: the key of the stage that made the package; that in dvc.lock without it.
 
     Raises:
         HallmarkError: unknown task, nothing built, a package that was changed, or a registry that is away.
@@ -170,22 +181,22 @@ def register_task(task: str, *, store: Store | None = None, saved: Path | None =
     store = store or open_store()
     try:
         with tempfile.TemporaryDirectory(prefix="hallmark-") as folder:
-            if saved is None:
-                saved = Path(folder) / "model"
-                save_pyfunc(package, saved)
-            version, is_new = register_package(store, task, package, saved, lineage(task), _run_id(store, task))
+            tags, run_id = lineage(task), _run_id(store, task, key)
+            version, is_new = register_package(store, task, package, saved or Path(folder) / "model", tags, run_id)
     except TRACKER_ERRORS as error:
         raise HallmarkError(
             f"the registry does not take the model: {str(error).strip().splitlines()[0]}",
             where=store.uri,
             fix=f"hallmark register {task}",
         ) from error
-    done = "registered" if is_new else "already there"
+    done = "registered" if is_new else "was already there"
     return f"{version.name} version {version.number} ({', '.join(version.aliases)}) {done}: {store.uri}"
 
 
-def _run_id(store: Store, task: str) -> str | None:
+def _run_id(store: Store, task: str, key: str | None) -> str | None:
     """The run of the stage that made the package, if it ran on this machine."""
-    entry = locked_stages().get(f"register@{task}")
-    run = last_run(stage_key(decisive(f"register@{task}", entry))) if entry else None
+    name = f"register@{task}"
+    if key is None and (entry := locked_stages().get(name)):
+        key = _key(name, entry)
+    run = last_run(key) if key else None
     return ensure_stage_run(store, run) if run is not None else None

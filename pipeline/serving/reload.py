@@ -1,0 +1,59 @@
+"""Load a saved model in a fresh process, as a server would, and let it predict.
+
+`python -I reload.py MODEL TEXTS ANSWERS` is that process. It sees neither PYTHONPATH nor the folder of this file, and
+must not unpickle anything; it imports nothing of the project but what the saved model brings along.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_SECONDS = 600
+FORBIDDEN = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+
+
+def predict_in_fresh_process(saved: Path, texts: list[str], device: str | None = None) -> list[dict[str, Any]]:
+    """The answers of the model saved in `saved` to `texts`.
+
+    Args:
+        saved: folder of an MLflow model.
+        texts: what to classify.
+        device: cpu or cuda; None leaves it to the model.
+
+    Returns:
+        For each text {"label": str, "probabilities": {label: float}}.
+
+    Raises:
+        RuntimeError: the process failed; carries what it printed last.
+    """
+    with tempfile.TemporaryDirectory(prefix="hallmark-reload-") as folder:
+        asked, answered = Path(folder) / "texts.json", Path(folder) / "answers.json"
+        asked.write_text(json.dumps(texts), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-I", __file__, str(saved.resolve()), str(asked), str(answered)],
+            cwd=folder,
+            env={**os.environ, **FORBIDDEN, **({"HALLMARK_DEVICE": device} if device else {})},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr[-3000:])
+        return json.loads(answered.read_text(encoding="utf-8"))
+
+
+def _main(saved: str, asked: str, answered: str) -> None:
+    import mlflow.pyfunc
+
+    model: Any = mlflow.pyfunc.load_model(saved)
+    texts = json.loads(Path(asked).read_text(encoding="utf-8"))
+    answers = [answer.model_dump() for answer in model.predict(texts)]
+    Path(answered).write_text(json.dumps(answers), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
