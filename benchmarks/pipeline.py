@@ -48,11 +48,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     arms = options.arms.split(",")
     if unknown := [arm for arm in arms if arm not in ARMS]:
         raise HallmarkError(f"there is no arm {', '.join(unknown)}; {allowed(ARMS)}", where="--arms")
+    machine = _describe_machine()
     measured = {arm: _measure(arm, options) for arm in ARMS if arm in arms}
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes_left_out": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "machine": _describe_machine(),
+        "machine": machine,
         "size": "toy" if options.toy else "default",
         "build": {arm: found["seconds"] for arm, found in measured.items()},
         "stages": _merge_stages(measured),
@@ -65,12 +66,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure(arm: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One arm: its seconds, those of each stage's command (bare), the stages' own timings, the no-op builds."""
+    """One arm: "seconds" of the build, "stages" in their order with their own timings, "no_op" seconds; for bare also
+    "commands", the seconds of each stage's command."""
     with temporary_checkout(arm) as checkout:
         if options.toy:
             _make_toy(checkout)
         print(f"benchmarks: {arm} builds in {checkout.root}", file=sys.stderr)
-        return {"bare": _bare, "dvc": _dvc, "flow": _flow}[arm](checkout, options.repeats)
+        found = {"bare": _bare, "dvc": _dvc, "flow": _flow}[arm](checkout, options.repeats)
+        timings = checkout.timings()
+        return {**found, "stages": {name: timings[name] for name in checkout.stages()}}
 
 
 def _make_toy(checkout: Checkout) -> None:
@@ -87,14 +91,14 @@ def _bare(checkout: Checkout, _repeats: int) -> dict[str, Any]:
         name: checkout.time(*shlex.split(command), HALLMARK_TRACKING="off")
         for name, command in checkout.stages().items()
     }
-    return {"seconds": sum(commands.values()), "commands": commands, "stages": checkout.timings(), "no_op": []}
+    return {"seconds": sum(commands.values()), "commands": commands, "no_op": []}
 
 
 def _dvc(checkout: Checkout, repeats: int) -> dict[str, Any]:
     command = ("dvc", "--wait-for-lock", "repro")
     seconds = checkout.time(*command)
     no_op = [checkout.time(*command) for _ in range(repeats)]
-    return {"seconds": seconds, "stages": checkout.timings(), "no_op": no_op}
+    return {"seconds": seconds, "no_op": no_op}
 
 
 def _flow(checkout: Checkout, repeats: int) -> dict[str, Any]:
@@ -102,20 +106,19 @@ def _flow(checkout: Checkout, repeats: int) -> dict[str, Any]:
     with prefect_server(checkout) as address:
         seconds = checkout.time(*command, PREFECT_API_URL=address)
         no_op = [checkout.time(*command, PREFECT_API_URL=address) for _ in range(repeats)]
-    return {"seconds": seconds, "stages": checkout.timings(), "no_op": no_op}
+    return {"seconds": seconds, "no_op": no_op}
 
 
 def _merge_stages(measured: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     timings = _timings(measured)
     commands = measured.get("bare", {}).get("commands", {})
-    names = list(commands) or list(timings)
     return {
         name: {
             **({"bare_seconds": commands[name]} if commands else {}),
-            "seconds": timings[name]["seconds"],
-            "peak_memory_bytes": timings[name]["peak_memory_bytes"],
+            "seconds": timing["seconds"],
+            "peak_memory_bytes": timing["peak_memory_bytes"],
         }
-        for name in names
+        for name, timing in timings.items()
     }
 
 

@@ -1,6 +1,9 @@
 """The benchmark of the pipeline: its arithmetic, and one real run at toy size."""
 
+import json
 import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -112,3 +115,29 @@ def test_a_server_ends_with_its_block() -> None:
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(f"{address}/health", timeout=5)
     assert not checkout.root.exists()
+
+
+@pytest.mark.end_to_end
+@pytest.mark.server
+def test_a_toy_run_measures_every_stage_bare_and_under_the_flow() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "pipeline",
+        "--toy",
+        "--json",
+        "--arms",
+        "bare,flow",
+        "--repeats",
+        "1",
+    ]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found["build"]) == ["bare", "flow"]
+    assert len(found["no_op"]["flow"]["seconds"]) == 1
+    assert {"ingest", "pretrain", "finetune@package", "register@package"} <= found["stages"].keys()
+    assert all(stage["peak_memory_bytes"] > 10**7 for stage in found["stages"].values())
+    assert found["tokens_per_second"].keys() >= {"pretrain", "finetune@package"}
+    assert found["overhead"]["flow"]["around_stages_seconds"] > 0
