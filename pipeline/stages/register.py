@@ -44,7 +44,7 @@ def main(stage: Stage) -> None:
         }
     )
     stage.write_metrics({"package_hash": package.hash, "rows_compared": len(texts)})
-    _register(stage, task, saved)
+    register(stage, saved)
     shutil.rmtree(stage.scratch)
 
 
@@ -77,10 +77,11 @@ def compare(predictions: "pd.DataFrame", answers: list[dict[str, Any]], where: s
     return float(largest)
 
 
-def _register(stage: Stage, task: str, saved: Path) -> None:
+def register(stage: Stage, saved: Path) -> None:
     """A registry that is away fails no stage: the package is built, and can be put there later."""
     from pipeline.tracking.mirror import is_off
 
+    task = stage.task_name
     if is_off():
         print(f"{stage.name}  not registered: tracking is off; later: hallmark register {task}", flush=True)
         return

@@ -57,9 +57,7 @@ def test_a_journal_becomes_a_run_below_its_builds_run(store: Store, begin: Begin
         "c0ffee",
     )
     inputs = [(given.dataset.name, given.dataset.digest) for given in run.inputs.dataset_inputs]
-    assert inputs == [
-        ("data/tokens", "0" * 32 + ".dir")
-    ]
+    assert inputs == [("data/tokens", "0" * 32 + ".dir")]
     assert {a.path for a in store.client.list_artifacts(run.info.run_id)} == {"metrics", "page.html"}
 
     parent = store.client.get_run(tags["mlflow.parentRunId"])

@@ -1,0 +1,81 @@
+"""The stage `register`: package, proof by a fresh process, registry."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline.common.errors import HallmarkError
+from pipeline.common.files import read_json
+from pipeline.common.layout import FINETUNED, PREDICTIONS, REGISTERED, clean_task
+from pipeline.common.params import Params
+from pipeline.common.tables import write_table
+from pipeline.serving.package import read_package
+from pipeline.stages import register
+from pipeline.stages.door import Stage
+from pipeline.tasks.classification import load_classifier
+from pipeline.tracking.journal import Journal
+from tests.serving.conftest import LABELS, TEXTS, make_classifier
+
+
+def predictions_of(folder: Path) -> pd.DataFrame:
+    classifier = load_classifier(folder)
+    probabilities = classifier.predict_probabilities(TEXTS)
+    columns = {f"p_{label}": probabilities[:, place] for place, label in enumerate(LABELS)}
+    predicted = [LABELS[place] for place in probabilities.argmax(axis=1)]
+    ids = [f"row {number}" for number in range(len(TEXTS))]
+    return pd.DataFrame({"id": ids, "label": LABELS[0], "predicted": predicted, **columns})
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """The stage with all it reads: a fine-tuned model, clean rows, and what `evaluate` predicted for them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
+    monkeypatch.delenv("HALLMARK_TRACKING", raising=False)
+    make_classifier(FINETUNED / "library")
+    predictions = predictions_of(FINETUNED / "library")
+    write_table(PREDICTIONS / "library.parquet", predictions)
+    write_table(clean_task("library"), pd.DataFrame({"id": predictions["id"], "text": TEXTS})[::-1])
+    journal = Journal("e" * 64)
+    return Stage("register@library", "e" * 64, {}, Params(), journal)
+
+
+def test_a_model_that_predicts_as_evaluate_did_is_packaged_though_the_registry_is_away(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # discard: nobody listens
+    Path("params.yaml").write_text("{}\n")
+    register.main(stage)
+    shown = capsys.readouterr()
+    assert f"{len(TEXTS)} test rows predicted alike by a fresh process" in shown.out
+    assert "largest difference of a probability 0.0e+00" in shown.out
+    assert shown.err.count("MLflow does not answer") == 1
+    assert "later: hallmark register library" in shown.err
+    assert read_json("metrics/register/library.json") == {
+        "package_hash": read_package(REGISTERED / "library").hash,
+        "rows_compared": len(TEXTS),
+    }
+    assert not list(stage.journal.path.parent.glob("scratch/*"))
+
+
+def test_without_tracking_nothing_is_registered(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HALLMARK_TRACKING", "off")
+    register.register(stage, stage.scratch)
+    assert "tracking is off; later: hallmark register library" in capsys.readouterr().out
+
+
+def test_a_model_that_predicts_otherwise_is_refused() -> None:
+    predictions = pd.DataFrame({"id": ["x", "y"], "predicted": ["a", "b"], "p_a": [0.9, 0.4], "p_b": [0.1, 0.6]})
+    answers: list[dict[str, Any]] = [
+        {"label": "a", "probabilities": {"a": 0.9, "b": 0.1}},
+        {"label": "b", "probabilities": {"a": 0.4, "b": 0.6}},
+    ]
+    assert register.compare(predictions, answers, "predictions/t.parquet") == 0
+    answers[1] = {"label": "a", "probabilities": {"a": 0.7, "b": 0.3}}
+    with pytest.raises(HallmarkError, match=r"1 of 2 labels differ, probabilities by up to 3\.0e-01; first: y"):
+        register.compare(predictions, answers, "predictions/t.parquet")
