@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 WORK = """
 import sys
+import time
 from pathlib import Path
 from pipeline.stages.door import Stage, run_stage
 
@@ -26,6 +27,8 @@ def main(stage: Stage) -> None:
         stage.journal.metrics(step, {"loss": float(step)})
     Path(f"{stage.name}.txt").write_text(f"{stage.name} {stage.params.finetune.epochs}")
     stage.write_metrics({"accuracy": {"value": stage.params.finetune.epochs / 10}})
+    while stage.name == "evaluate" and Path("wait").exists():
+        time.sleep(0.02)
     if stage.name == "evaluate" and Path("break").exists():
         raise ValueError("broken on purpose")
 
@@ -72,14 +75,17 @@ class Project:
         settings = Params.model_validate({"finetune": {"epochs": epochs}})
         (self.root / "params.yaml").write_text(render(settings))
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(REPOSITORY),
             "DVC_SITE_CACHE_DIR": str(self.root / ".hallmark" / "dvc-site"),
             "DVC_NO_ANALYTICS": "1",
         }
-        return subprocess.run(command, cwd=self.root, env=environment, text=True, capture_output=True, check=check)
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=self.root, env=self.environment, text=True, capture_output=True, check=check)
 
     def repro(self, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = self.run("dvc", "repro", check=check)
@@ -108,6 +114,11 @@ def wait_for_mirror_to_end(root: Path, seconds: float = 40) -> None:
 @pytest.fixture
 def project(machine: Path, tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+def _journals(root: Path, stage: str) -> list[Path]:
+    journals = (root / ".hallmark" / "stages").glob("*/journal.jsonl")
+    return [path for path in journals if f'"stage": "{stage}"' in path.read_text()]
 
 
 def statuses(store: Store, build: str) -> dict[str, str]:
@@ -192,3 +203,30 @@ def test_a_build_that_a_flow_names_and_one_that_fails(project: Project, monkeypa
     assert report.build == "nightly"
     assert statuses(store, "nightly") == {"ingest": "unchanged", "evaluate": "ran"}
     assert {run.data.tags["hallmark.status"] for run in runs(store, build=broken)} >= {"1 ran, 1 failed"}
+
+
+@pytest.mark.end_to_end
+def test_a_killed_build_leaves_no_process_and_no_running_run_and_goes_on_as_one_curve(project: Project) -> None:
+    (project.root / "wait").touch()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    dvc = subprocess.Popen(["dvc", "repro"], cwd=project.root, env=project.environment, **quiet)
+    deadline = time.monotonic() + 60
+    while not any('"step": 2' in path.read_text() for path in _journals(project.root, "evaluate")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    dvc.kill()
+    dvc.wait()
+    wait_for_mirror_to_end(project.root)
+    store = open_store()
+    assert not [run for run in runs(store) if run.info.status == "RUNNING"]
+    (stage,) = runs(store, stage="evaluate")
+    assert (stage.info.status, stage.data.tags["hallmark.status"]) == ("KILLED", "interrupted")
+    (killed,) = builds(store)
+
+    (project.root / "wait").unlink()
+    project.repro()
+    (same,) = runs(store, stage="evaluate")
+    assert (same.info.run_id, same.info.status) == (stage.info.run_id, "FINISHED")
+    assert curve(store, same.info.run_id, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert same.data.tags["hallmark.build"] != killed
+    assert statuses(store, same.data.tags["hallmark.build"]) == {"ingest": "unchanged", "evaluate": "ran"}
