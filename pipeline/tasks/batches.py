@@ -18,7 +18,7 @@ MOST_LENGTHS = 6  # torch compiles every shape anew, and gives up after eight
 
 
 def bucket_lengths(longest: int) -> np.ndarray:
-    """The static lengths that texts of up to `longest` tokens are padded to: few, evenly spread, the last is `longest`."""
+    """The few lengths that texts of up to `longest` tokens are padded to: evenly spread, the last is `longest`."""
     step = -(-longest // (LENGTH_STEP * MOST_LENGTHS)) * LENGTH_STEP
     return np.array([*range(step, longest, step), longest])
 

@@ -216,7 +216,9 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> "Classifier":
     weights, config, tokenizer = read_weights(folder)
     task = config.get("task", {})
     if task.get("kind") != KIND:
-        raise HallmarkError(f"this model's task is {task.get('kind')!r}, not {KIND!r}", where=str(Path(folder) / CONFIG))
+        raise HallmarkError(
+            f"this model's task is {task.get('kind')!r}, not {KIND!r}", where=str(Path(folder) / CONFIG)
+        )
     model = TextClassifier(ModelConfig.from_dict(config["model"]), len(task["labels"]), task["pooling"])
     load_weights(model, weights)
     return Classifier(model.to(device).eval(), tokenizer, task)

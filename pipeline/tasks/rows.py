@@ -23,7 +23,7 @@ def of_split(rows: pd.DataFrame, split: str, where: str) -> pd.DataFrame:
         raise HallmarkError(
             f"there is no row of the split {split!r}",
             where=where,
-            fix="give more labelled rows, or map a column with train, validation and test by split_column in params.yaml",
+            fix="give more labelled rows, or a column with train, validation and test as split_column in params.yaml",
         )
     return chosen
 
