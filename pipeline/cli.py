@@ -114,12 +114,43 @@ def ui(port: Annotated[int, typer.Option(help="of the UI on this machine")] = 50
 
 
 @app.command()
-def reap() -> None:
-    """Close MLflow runs whose process is gone."""
-    from pipeline.tracking.sync import reap
+def promote(task: Task) -> None:
+    """Make the challenger of a task champion, if it is better outside the noise."""
+    from pipeline.tracking.promotion import promote as decide
 
-    for line in reap() or ["nothing to close"]:
+    for line in decide(task).lines():
         typer.echo(line)
+
+
+@app.command()
+def rollback(task: Task) -> None:
+    """Make the version before the champion of a task champion again."""
+    from pipeline.tracking.promotion import rollback as return_to_previous
+
+    for line in return_to_previous(task).lines():
+        typer.echo(line)
+
+
+@app.command()
+def reap() -> None:
+    """Close the runs that MLflow or Prefect show as running although their process on this machine is gone."""
+    from pipeline.tracking.sync import reap as close_builds
+
+    lines = close_builds() + _clear_prefect_runs()
+    for line in lines or ["nothing to close"]:
+        typer.echo(line)
+
+
+def _clear_prefect_runs() -> list[str]:
+    from flows.command import check_server
+    from flows.deploy import POOLS
+    from flows.worker import clear_dead_runs
+
+    try:
+        check_server()
+    except HallmarkError:
+        return []  # without a server there is nothing that Prefect shows
+    return [line for pool in POOLS for line in clear_dead_runs(pool)]
 
 
 def _print_json(value: Any) -> None:

@@ -13,8 +13,8 @@ from pipeline.tracking.stage_key import decisive, locked_stages, stage_key
 
 HEADLINES = ("accuracy", "macro_f1")
 BASELINES = {
-    "scratch": "same network, random weights",
-    "tfidf": "TF-IDF + logistic regression",
+    "scratch": "same net, not pretrained",
+    "tfidf": "TF-IDF, log. regression",
     "majority": "majority class",
 }
 BUILD = "dvc repro"
@@ -102,6 +102,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         console.print(_task_table(task, figures))
     console.print(_pretrain_line(summary["pretrain"]))
     console.print(_stage_table(summary["stages"]))
+    console.print("Where to look next")
     for line in _next_steps(summary):
         console.print(line)
 
@@ -120,7 +121,7 @@ def _task_table(task: str, figures: dict[str, Any]) -> Any:
 
 
 def _format_interval(figure: dict[str, float]) -> str:
-    return f"{figure['value']:.3f}  ({figure['low']:.3f} to {figure['high']:.3f})"
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def _pretrain_line(figures: dict[str, Any]) -> str:
@@ -154,12 +155,9 @@ def _stage_table(stages: dict[str, Any]) -> Any:
 def _next_steps(summary: dict[str, Any]) -> list[str]:
     steps = []
     if summary["missing"]:
-        steps.append(f"not built: {', '.join(summary['missing'])}; type `{BUILD}`")
+        steps.append(f"missing   {', '.join(summary['missing'])}; {BUILD}")
     if (REPORT / "report.html").exists():
         steps.append(f"report    {(REPORT / 'report.html').resolve()}")
-    steps.append("make ui   compares builds in MLflow")
-    if summary["tasks"]:
-        steps.append(
-            f"hallmark promote {next(iter(summary['tasks']))}   makes the registered challenger champion, if better"
-        )
+    steps.append("builds    make ui")
+    steps += [f"promote   hallmark promote {task}" for task in summary["tasks"]]
     return steps

@@ -19,7 +19,8 @@ from tests.toy import TOY_PARAMS, ToyProject
 README = Path("README.md").read_text(encoding="utf-8")
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 # Long, for ever, or for another machine: tests of their own start these (end_to_end, flows, serving).
-ONLY_LOOKED_UP = ("make", "mlflow", "prefect", "source", "export", "curl", "hallmark promote", "hallmark rollback")
+ONLY_LOOKED_UP = ("make", "mlflow", "prefect", "python -m flows", "source", "export", "curl")
+ONLY_LOOKED_UP += ("hallmark promote", "hallmark rollback")
 
 
 def blocks(language: str) -> list[str]:
@@ -65,6 +66,17 @@ def test_every_verb_is_there() -> None:
     assert len(set(named)) >= 8
     for verb in set(named):
         assert CliRunner().invoke(app, [verb, "--help"]).exit_code == 0, verb
+
+
+def test_modules_and_pools_of_the_flows_are_there() -> None:
+    modules = {command[2] for command in commands() if command[:2] == ["python", "-m"]}
+    assert modules == {"flows.worker", "flows.deploy", "flows.rebuild", "flows.promote"}
+    for module in sorted(modules):
+        options = {word for command in commands() if module in command for word in command if word.startswith("--")}
+        shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+        assert all(option in shown.stdout for option in options), module
+    deployments = yaml.safe_load(Path("prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    assert "rebuild/gpu" in {f"{each['entrypoint'].rpartition('.')[2]}/{each['name']}" for each in deployments}
 
 
 def test_paths_and_links_exist() -> None:
