@@ -5,6 +5,7 @@ This module imports nothing heavy: each reading process is started anew and impo
 
 import ast
 import gc
+import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -45,15 +46,17 @@ def read_all(files: list[SourceFile], min_characters: int, processes: int) -> It
         for file in files:
             yield _read(file, min_characters)
         return
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start_process)
+    pool = ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_start_process, initargs=(os.getpid(),)
+    )
     try:
         yield from pool.map(_read, files, [min_characters] * len(files), chunksize=FILES_PER_JOB)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_process() -> None:
-    die_with_parent()
+def _start_process(parent: int) -> None:
+    die_with_parent(parent)
     gc.disable()  # trees have no cycles worth a search: parsing takes two thirds of the time without
 
 

@@ -7,7 +7,7 @@ cannot be used; `info` is for the reader only.
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,20 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a check. `positions` (int64) are the failing rows of the table that was examined, `rows` many."""
+    """What became of a check.
+
+    Attributes:
+        positions: int64, the failing rows of the table that was examined.
+        rows: how many they are, of `examined` rows.
+        observed: what was found, in words, where a whole table was examined.
+    """
 
     check: Check
     success: bool
     positions: np.ndarray
     rows: int
     examined: int
-    observed: Any = None
+    observed: str
 
 
 class Examiner:
@@ -111,9 +117,17 @@ def _outcome(check: Check, result: Any, table: pd.DataFrame) -> Outcome:
     if check.suspects is not None and not result.success:
         found = check.suspects.to_numpy().nonzero()[0]
     positions = np.unique(np.asarray(found, dtype=np.int64))
-    return Outcome(
-        check, bool(result.success), positions, len(positions), len(table), result.result.get("observed_value")
-    )
+    return Outcome(check, bool(result.success), positions, len(positions), len(table), _observed(result.result))
+
+
+def _observed(result: Mapping[str, Any]) -> str:
+    """What was found, in words, where an expectation about a whole table says it."""
+    if missing := result.get("partial_missing_list"):
+        return f"missing: {', '.join(map(str, missing))}"
+    value = result.get("observed_value")
+    if isinstance(value, list):
+        return f"observed: {', '.join(map(str, value))}"
+    return f"observed: {value:.4g}" if isinstance(value, float | int) else ""
 
 
 def _raised(info: Any) -> str | None:
@@ -124,9 +138,9 @@ def _raised(info: Any) -> str | None:
     return None
 
 
-def schema_checks(columns: Sequence[str]) -> list[Check]:
-    """The table has these columns, all of them strings."""
-    present = Check(
+def schema_checks(columns: Sequence[str], present: Sequence[str]) -> list[Check]:
+    """The table has these columns, and those that are `present` hold strings."""
+    complete = Check(
         "columns",
         f"the columns are {', '.join(columns)}",
         gxe.ExpectTableColumnsToMatchSet,
@@ -142,8 +156,9 @@ def schema_checks(columns: Sequence[str]) -> list[Check]:
             CRITICAL,
         )
         for column in columns
+        if column in present
     ]
-    return [present, *types]
+    return [complete, *types]
 
 
 def row_checks(settings: Validate, splits: Sequence[str], *, labelled: bool) -> list[Check]:

@@ -153,7 +153,7 @@ def find_files(root: Path, wanted: Wanted, problems: Problems) -> list[Path]:
         matched |= {root / name for name in names}
     files = sorted(path for path in matched if path.is_file())
     if not files:
-        there = Counter(path.suffix for path in root.rglob("*") if path.is_file())
+        there = Counter(path.suffix for path in root.rglob("[!.]*") if path.is_file())
         listing = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(there.items()))
         patterns = ", ".join(repr(pattern) for pattern in wanted.patterns)
         problems.add(f"{wanted.key}: no file in {root} matches {patterns}; files there: {listing or 'none'}")

@@ -1,7 +1,7 @@
 """Setting bad rows aside with every reason, and refusing a corpus with too many of them."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Verdict:
     Attributes:
         clean: the rows that passed, with the columns that they came with.
         quarantined: table, id, reasons, text of the rows that did not.
-        outcomes: what became of each check, with `ids` of the first rows that failed it.
+        outcomes: what became of each check.
         faults: why the table cannot be used; empty if it can.
         counts: rows by fate, for the metrics.
     """
@@ -58,7 +58,7 @@ def judge(name: str, table: pd.DataFrame, rejected: pd.DataFrame, settings: Vali
     """
     labelled = name != DOCUMENTS
     columns, splits = (TASK_COLUMNS, TASK_SPLITS) if labelled else (DOCUMENT_COLUMNS, DOCUMENT_SPLITS)
-    schema = examiner.examine(f"{name}-schema", table, schema_checks(columns))
+    schema = examiner.examine(f"{name}-schema", table, schema_checks(columns, table.columns.to_list()))
     if faults := _critical_faults(schema, table):
         return Verdict(table.iloc[:0], frame([], QUARANTINE_COLUMNS), schema, faults, {"rows": len(table)})
 
@@ -81,22 +81,29 @@ def judge(name: str, table: pd.DataFrame, rejected: pd.DataFrame, settings: Vali
     faulty = len(reasons) - len(copies)
     faults = _budget_faults(by_row, of_table, table, whole, rejected, faulty, settings)
     faults += _critical_faults(of_table, whole)
-    bad = sorted(reasons)
     return Verdict(
-        clean=table.drop(index=bad)[columns],
-        quarantined=frame(
-            [(name, table["id"][row], "; ".join(reasons[row]), table["text"][row]) for row in bad], QUARANTINE_COLUMNS
-        ),
+        clean=table.drop(index=sorted(reasons))[columns],
+        quarantined=_quarantined(name, table, reasons),
         outcomes=[*schema, *by_row, *of_table],
         faults=faults,
         counts={
             "rows": len(table),
-            "kept": len(table) - len(bad),
+            "kept": len(table) - len(reasons),
             "rejected": len(rejected),
             "quarantined": faulty,
             "quarantined_share": (faulty + len(rejected)) / max(1, len(table) + len(rejected)),
             "duplicates": len(copies),
         },
+    )
+
+
+def _quarantined(name: str, table: pd.DataFrame, reasons: Mapping[int, list[str]]) -> pd.DataFrame:
+    bad = sorted(reasons)
+    rows = table.take(bad)
+    found = ["; ".join(reasons[row]) for row in bad]
+    return frame(
+        [(name, *row) for row in zip(rows["id"], found, rows["text"], strict=True)],
+        QUARANTINE_COLUMNS,
     )
 
 
@@ -195,10 +202,8 @@ def _budget_faults(
 def _describe(outcome: Outcome, table: pd.DataFrame) -> str:
     """`text_not_empty (every text has a visible character): 3 rows, first: a, b, c`."""
     sentence = f"{outcome.check.name} ({outcome.check.meaning})"
-    if isinstance(outcome.observed, float | int):
-        sentence += f", observed {outcome.observed:.4g}"
-    elif isinstance(outcome.observed, list):
-        sentence += f", observed {', '.join(map(str, outcome.observed[:20]))}"
+    if outcome.observed and not outcome.success:
+        sentence += f", {outcome.observed}"
     if not outcome.rows:
         return sentence
     ids = ", ".join(table["id"].iloc[outcome.positions[:EXAMPLES].tolist()])
