@@ -59,10 +59,11 @@ def derive_config(model: Model, vocab_size: int) -> tuple[ModelConfig, dict[str,
     hidden_size = model.hidden_size or HEAD_DIM * model.depth
     num_heads = model.num_heads or max(1, hidden_size // HEAD_DIM)
     intermediate_size = model.intermediate_size or round_up(8 * hidden_size / 3, 64)
+    width_rule = "set" if model.intermediate_size else "8/3 x hidden_size, up to a 64"
     derived = {
         "hidden_size": f"{hidden_size} ({'set' if model.hidden_size else f'{HEAD_DIM} x depth {model.depth}'})",
         "num_heads": f"{num_heads} ({'set' if model.num_heads else f'hidden_size / {HEAD_DIM}'})",
-        "intermediate_size": f"{intermediate_size} ({'set' if model.intermediate_size else '8/3 x hidden_size, up to a 64'})",
+        "intermediate_size": f"{intermediate_size} ({width_rule})",
     }
     config = ModelConfig(
         vocab_size=vocab_size,

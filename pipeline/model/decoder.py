@@ -53,7 +53,7 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
 
     def _initialise(self) -> None:
-        """Fan-in normal weights; what writes to the residual stream starts at zero, so each block starts as identity."""
+        """Fan-in normal weights; what writes to the residual stream starts at zero, so blocks start as identity."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))

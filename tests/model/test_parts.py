@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ TINY = ModelConfig(
 )
 
 
-def tiny_decoder(**changes: object) -> Decoder:
+def tiny_decoder(**changes: Any) -> Decoder:
     """A decoder with random weights everywhere: freshly made ones have zero output projections."""
     torch.manual_seed(0)
     model = Decoder(replace(TINY, **changes))

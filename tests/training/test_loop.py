@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,23 +38,26 @@ def tiny_shard() -> TokenShard:
     return TokenShard(tokens=tokens, offsets=np.array([0, 400]), tokenizer_hash="t", text_bytes=400)
 
 
-def runtime(**changes: object) -> Runtime:
-    return choose_runtime(Compute(**{"device": "cpu", "precision": "bfloat16", "compile": "never", **changes}), 0)
+def runtime(**changes: Any) -> Runtime:
+    fixed = {"device": "cpu", "precision": "bfloat16", "compile": "never"}
+    return choose_runtime(Compute.model_validate(fixed | changes), 0)
+        Compute.model_validate({"device": "cpu", "precision": "bfloat16", "compile": "never", **changes}), 0
+    )
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Stands for a kill between two steps."""
 
 
 def run_training(
     scratch: Path,
     *,
-    optimizer: str = "muon",
+    optimizer: Any = "muon",
     stop_after: int | None = None,
     loss: Loss | None = None,
     chosen: Runtime | None = None,
     micro_batch_tokens: int = 24,
-    **plan_changes: object,
+    **plan_changes: Any,
 ) -> tuple[dict[str, Tensor], TrainResult]:
     """Train a decoder with dropout, micro-batches and several epochs; `stop_after` cuts it off in mid-step."""
     scratch.mkdir(parents=True, exist_ok=True)
@@ -68,7 +72,7 @@ def run_training(
         nonlocal calls
         calls += 1
         if stop_after is not None and calls > 3 * stop_after + 1:  # 3 micro-batches a step
-            raise Stopped
+            raise StoppedError
         return inner(model, dict(batch))
 
     plan = TrainPlan(
@@ -92,7 +96,7 @@ def run_training(
 @pytest.mark.parametrize("killed_in_step", [1, 5, 6, 9])
 def test_a_cut_off_training_resumes_to_the_same_bits(tmp_path: Path, optimizer: str, killed_in_step: int) -> None:
     whole, result = run_training(tmp_path / "whole", optimizer=optimizer)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run_training(tmp_path / "cut", optimizer=optimizer, stop_after=killed_in_step)
     resumed, resumed_result = run_training(tmp_path / "cut", optimizer=optimizer)
     for name, weight in whole.items():
@@ -102,9 +106,9 @@ def test_a_cut_off_training_resumes_to_the_same_bits(tmp_path: Path, optimizer: 
 
 
 def test_the_best_weights_survive_a_kill(tmp_path: Path) -> None:
-    settings = {"best_metric": "score", "patience": 20, "validate_every": 1}
+    settings: dict[str, Any] = {"best_metric": "score", "patience": 20, "validate_every": 1}
     whole, result = run_training(tmp_path / "whole", **settings)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run_training(tmp_path / "cut", stop_after=7, **settings)
     resumed, resumed_result = run_training(tmp_path / "cut", **settings)
     assert replace(result, tokens_per_second=0, mfu=0, metrics_path=tmp_path) == replace(
@@ -166,7 +170,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path:
         loss_sum, count = inner(model, batch)
         return (loss_sum * float("nan") if calls > 13 else loss_sum), count
 
-    with pytest.raises(HallmarkError, match=r"(?s)step 5 gave loss nan.*last good checkpoint is .*lower the learning rate"):
+    with pytest.raises(
+        HallmarkError, match=r"(?s)step 5 gave loss nan.*last good checkpoint is .*lower the learning rate"
+    ):
         run_training(tmp_path, loss=explode)
     from safetensors import safe_open
 
@@ -192,7 +198,7 @@ def test_sigterm_saves_the_last_whole_step_and_stops(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_refused_and_named(tmp_path: Path) -> None:
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run_training(tmp_path, stop_after=5)
     checkpoint = tmp_path / FILE
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])

@@ -1,5 +1,8 @@
 """Optimizers against torch's own, and the schedule."""
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given
@@ -38,9 +41,7 @@ def test_orthogonalised_singular_values_are_near_one() -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", ["muon", "adamw"])
-def test_every_parameter_is_in_exactly_one_group(tied: bool, name: str) -> None:
-    from dataclasses import replace
-
+def test_every_parameter_is_in_exactly_one_group(tied: bool, name: Literal["muon", "adamw"]) -> None:
     model = Decoder(replace(TINY, tied_embeddings=tied))
     optimizers = pretraining_optimizers(model, Pretrain(optimizer=name), lambda _: 1.0)
     owned = [id(p) for o in optimizers.optimizers for group in o.param_groups for p in group["params"]]
