@@ -123,7 +123,7 @@ def _outcome(check: Check, result: Any, table: pd.DataFrame) -> Outcome:
 def _observed(result: Mapping[str, Any]) -> str:
     """What was found, in words, where an expectation about a whole table says it."""
     if missing := result.get("partial_missing_list"):
-        return f"missing: {', '.join(map(str, missing))}"
+        return f"missing: {', '.join(sorted(map(str, missing)))}"  # a set's order varies from process to process
     value = result.get("observed_value")
     if isinstance(value, list):
         return f"observed: {', '.join(map(str, value))}"

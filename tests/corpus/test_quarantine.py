@@ -165,7 +165,7 @@ def test_rejected_rows_alone_can_break_the_budget(examiner: Examiner) -> None:
     [
         ({"text": "the same"}, "% of the texts are copies of others), observed: 0.01: 99 rows, first: r0, r1, r2"),
         ({"label": "a"}, "class_count (the training split has two classes or more), observed: 1"),
-        ({"split": "train"}, "splits_present (there are rows in train, validation, test), missing: validation, test"),
+        ({"split": "train"}, "splits_present (there are rows in train, validation, test), missing: test, validation"),
         ({"split": "test"}, "splits_present"),
     ],
 )  # fmt: skip
