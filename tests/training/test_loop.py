@@ -41,8 +41,6 @@ def tiny_shard() -> TokenShard:
 def runtime(**changes: Any) -> Runtime:
     fixed = {"device": "cpu", "precision": "bfloat16", "compile": "never"}
     return choose_runtime(Compute.model_validate(fixed | changes), 0)
-        Compute.model_validate({"device": "cpu", "precision": "bfloat16", "compile": "never", **changes}), 0
-    )
 
 
 class StoppedError(Exception):
