@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.tracking.sender import JournalSender
 
 TRACKING = "HALLMARK_TRACKING"
-POLL_SECONDS = 2.0
+POLL_SECONDS = 1.0
 RETRY_SECONDS = (2.0, 5.0, 10.0, 30.0, 60.0)
 LOG_BYTES = 1 << 20
 QUIET_MACHINE = 10  # added to the process's niceness: stages come first

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.model.config import derive_config
 from pipeline.common.params import Model
+from pipeline.model.config import derive_config
 from pipeline.tasks.classification import KIND, TextClassifier, save_classifier
 from pipeline.tokenization.tokenizer import train_bpe
 
