@@ -38,6 +38,7 @@ COPIED = (
     "dvc.yaml",
     ".dvc/config",
     ".dvc/.gitignore",
+    ".dvc/plots_page.html",
     ".dvcignore",
     ".gitignore",
     "prefect.toml",

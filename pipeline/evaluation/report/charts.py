@@ -1,0 +1,146 @@
+"""Charts as SVG text: no library, the same bytes for the same numbers, readable on light and dark ground.
+
+Each chart carries its own style, so that it looks the same inside the page and as a file of its own.
+"""
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760, 62, 16, 12, 42
+ROW, LABEL_WIDTH, VALUE_WIDTH = 34, 230, 170
+MOST_TICKS = 6
+
+STYLE = """<style>
+.chart { font: 13px system-ui, sans-serif; --ink: #1c2330; --soft: #5b6472; --grid: #dfe3e9;
+  --c0: #2f6fde; --c1: #d9622b; --c2: #8a8f98; --c3: #2c9a5b; }
+@media (prefers-color-scheme: dark) { .chart { --ink: #e8ebf0; --soft: #a2abb8; --grid: #343a44;
+  --c0: #7aa7ff; --c1: #ff9a66; --c2: #9aa1ac; --c3: #63cf90; } }
+.chart text { fill: var(--ink); } .chart .soft { fill: var(--soft); } .chart .grid { stroke: var(--grid); }
+.chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.chart .reference { stroke-dasharray: 6 5; stroke-width: 1.5; }
+</style>"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One named curve."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One named figure with its interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def line_chart(
+    title: str, x_name: str, y_name: str, lines: Sequence[Line], references: Sequence[tuple[str, float]] = ()
+) -> str:
+    """Curves over a common x, with horizontal dashed lines at the `references`; empty curves are left out."""
+    lines = [line for line in lines if line.points]
+    values = [y for line in lines for _, y in line.points] + [value for _, value in references]
+    places = [x for line in lines for x, _ in line.points]
+    height = 300
+    to_x = _scale(min(places), max(places), LEFT, WIDTH - RIGHT)
+    to_y = _scale(min(values), max(values), height - BOTTOM, TOP + 8)
+    parts = []
+    for tick in ticks(min(values), max(values)):
+        y = to_y(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(LEFT - 8, y + 4, short(tick), "end", soft=True))
+    for tick in ticks(min(places), max(places)):
+        parts.append(_text(to_x(tick), height - BOTTOM + 18, short(tick), "middle", soft=True))
+    parts.append(_text(WIDTH - RIGHT, height - 6, x_name, "end", soft=True))
+    parts.append(_text(LEFT, height - 6, y_name, "start", soft=True))
+    for number, (name, value) in enumerate(references):
+        color, y = _color(len(lines) + number), to_y(value)
+        ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
+        parts.append(f'<line class="reference" stroke="{color}" {ends}><title>{_escape(name)}</title></line>')
+    for number, line in enumerate(lines):
+        way = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in line.points)
+        parts.append(f'<polyline class="line" stroke="{_color(number)}" points="{way}"/>')
+        x, y = line.points[-1]
+        parts.append(f'<circle cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="3.5" fill="{_color(number)}"/>')
+    named = [(line.name, line.points[-1][1]) for line in lines] + list(references)
+    return _svg(title, height + 22 * len(named), [*parts, *_legend(named, len(lines), height)])
+
+
+def interval_chart(title: str, bars: Sequence[Bar]) -> str:
+    """One row per figure: a dot at its value on the line of its interval. The first is set off by its colour."""
+    low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
+    bottom = TOP + ROW * len(bars)
+    to_x = _scale(low, high, LABEL_WIDTH + 12, WIDTH - VALUE_WIDTH - 12)
+    parts = []
+    for tick in ticks(low, high):
+        x = to_x(tick)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(_text(x, bottom + 18, short(tick), "middle", soft=True))
+    for number, bar in enumerate(bars):
+        y, color = TOP + ROW * (number + 0.5), _color(0 if number == 0 else 2)
+        parts.append(_text(LABEL_WIDTH, y + 4, bar.name, "end"))
+        ends = f'x1="{to_x(bar.low):.1f}" x2="{to_x(bar.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"'
+        parts.append(f'<line stroke="{color}" stroke-width="5" stroke-opacity=".45" stroke-linecap="round" {ends}/>')
+        parts.append(f'<circle cx="{to_x(bar.value):.1f}" cy="{y:.1f}" r="5.5" fill="{color}"/>')
+        figure = f"{bar.value:.3f} ({bar.low:.3f} to {bar.high:.3f})"
+        parts.append(_text(WIDTH - VALUE_WIDTH + 4, y + 4, figure, "start"))
+    return _svg(title, bottom + 30, parts)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, at most `MOST_TICKS` + 1."""
+    span = high - low or abs(low) or 1.0
+    unit = 10.0 ** math.floor(math.log10(span / MOST_TICKS))
+    step = next(factor * unit for factor in (1, 2, 5, 10, 20) if span / (factor * unit) <= MOST_TICKS)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Maps [low, high] to [start, end], and a span of nothing to the middle."""
+
+    def place(value: float) -> float:
+        share = (value - low) / (high - low) if high > low else 0.5
+        return start + share * (end - start)
+
+    return place
+
+
+def _legend(named: Sequence[tuple[str, float]], lines: int, top: float) -> list[str]:
+    parts = []
+    for number, (name, value) in enumerate(named):
+        y = top + 22 * number + 14
+        style = 'class="reference"' if number >= lines else 'stroke-width="3"'
+        ends = f'x1="{LEFT}" x2="{LEFT + 26}" y1="{y - 4:.1f}" y2="{y - 4:.1f}"'
+        parts.append(f'<line {style} stroke="{_color(number)}" {ends}/>')
+        parts.append(_text(LEFT + 34, y, f"{name}: {value:.4g}" + (" at the end" if number < lines else ""), "start"))
+    return parts
+
+
+def _svg(title: str, height: float, parts: Sequence[str]) -> str:
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {height:.0f}" role="img">'
+    return "\n".join([opening, f"<title>{_escape(title)}</title>", STYLE, *parts, "</svg>"])
+
+
+def _text(x: float, y: float, text: str, anchor: str, *, soft: bool = False) -> str:
+    kind = ' class="soft"' if soft else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{_escape(text)}</text>'
+
+
+def _color(number: int) -> str:
+    return f"var(--c{number % 4})"
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=True)

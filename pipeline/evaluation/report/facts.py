@@ -1,0 +1,129 @@
+"""Everything that the page shows, read from the outputs of the stages. Only the tasks in params.yaml are read."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.common.files import read_json, read_jsonl, sha256_file
+from pipeline.common.layout import (
+    CLEAN_DOCUMENTS,
+    FINETUNED,
+    PREDICTIONS,
+    PRETRAINED,
+    QUARANTINE,
+    SCRATCH_ARM,
+    TOKENIZER,
+    clean_task,
+    metrics_file,
+)
+from pipeline.common.params import Params, Task
+from pipeline.common.tables import read_table
+from pipeline.evaluation.report.findings import bars, confusions, result_rows, verdicts, worst_mistakes
+from pipeline.evaluation.report.samples import write_samples
+from pipeline.model.weights import read_config
+from pipeline.tasks.rows import draw_labels, read_rows
+
+CURVE = "metrics.jsonl"
+SPLITS = ("train", "validation", "test")
+QUARANTINED_SHOWN = 20
+
+
+def gather_facts(params: Params, key: str) -> dict[str, Any]:
+    """Read what the stages left.
+
+    Args:
+        params: names the tasks, and holds the seed of the samples.
+        key: the stage key of this report.
+    """
+    return {
+        "key": key,
+        "seed": params.seed,
+        "confidence": params.evaluate.confidence,
+        "bootstrap_samples": params.evaluate.bootstrap_samples,
+        "tasks": [task_facts(name, task, params) for name, task in params.tasks.items()],
+        "pretrain": pretrain_facts(),
+        "samples": write_samples(PRETRAINED, CLEAN_DOCUMENTS, params.seed),
+        "data": read_json(metrics_file("ingest")),
+        "tokenizer": read_json(metrics_file("tokenizer")),
+        "encode": read_json(metrics_file("encode")),
+        "validation": validation_facts(),
+        "lineage": lineage(params),
+    }
+
+
+def task_facts(name: str, task: Task, params: Params) -> dict[str, Any]:
+    metrics = read_json(metrics_file(f"evaluate@{name}"))
+    predictions = read_table(PREDICTIONS / f"{name}.parquet")
+    rows = read_rows(clean_task(name))
+    classes = read_config(FINETUNED / name)["task"]["labels"]
+    return {
+        "name": name,
+        "metrics": metrics,
+        "training": read_json(metrics_file(f"finetune@{name}")),
+        "verdicts": verdicts(metrics, params.evaluate.confidence),
+        "bars": {headline: bars(metrics, headline) for headline in ("macro_f1", "accuracy")},
+        "results": result_rows(metrics),
+        "labels": label_counts(rows, classes, task, params.seed),
+        "confusions": confusions(predictions, classes),
+        "mistakes": worst_mistakes(predictions, rows),
+        "curves": {
+            "finetune": validation_curve(FINETUNED / name, "macro_f1"),
+            "scratch": validation_curve(SCRATCH_ARM / name, "macro_f1"),
+        },
+    }
+
+
+def label_counts(rows: pd.DataFrame, classes: list[str], task: Task, seed: int) -> list[dict[str, Any]]:
+    """Rows of each label by split, and how many of them were drawn to train on."""
+    counts = pd.crosstab(rows["label"], rows["split"]).reindex(index=classes, columns=list(SPLITS), fill_value=0)
+    drawn, _ = draw_labels(rows[rows["split"] == "train"], task.labels_per_class, seed)
+    used = drawn["label"].value_counts()
+    return [
+        {"label": label, "used": int(used.get(label, 0)), **dict(zip(SPLITS, row, strict=True))}
+        for label, row in zip(classes, counts.to_numpy().tolist(), strict=True)
+    ]
+
+
+def pretrain_facts() -> dict[str, Any]:
+    figures = read_json(metrics_file("pretrain"))
+    ngram = read_json(metrics_file("ngram"))
+    return {
+        **figures,
+        "ngram_bits_per_byte": ngram["bits_per_byte"],
+        "model": read_config(PRETRAINED)["model"],
+        "loss": training_curve(PRETRAINED),
+        "bits": validation_curve(PRETRAINED, "bits_per_byte"),
+    }
+
+
+def training_curve(folder: Path) -> list[tuple[float, float]]:
+    return [(point["step"], point["loss"]) for point in read_jsonl(folder / CURVE) if "loss" in point]
+
+
+def validation_curve(folder: Path, figure: str) -> list[tuple[float, float]]:
+    name = f"validation_{figure}"
+    return [(point["step"], point[name]) for point in read_jsonl(folder / CURVE) if name in point]
+
+
+def validation_facts() -> dict[str, Any]:
+    """The result of the stage `validate`: every expectation of every table, and the first rows set aside."""
+    found = read_json(metrics_file("validate"))
+    quarantine = read_table(QUARANTINE, columns=["table", "id", "reasons"])
+    return {
+        "tables": [
+            {"name": name, "counts": counts, "expectations": found["expectations"][name]}
+            for name, counts in found["tables"].items()
+        ],
+        "quarantined": quarantine.head(QUARANTINED_SHOWN).to_dict("records"),
+        "quarantined_rows": len(quarantine),
+    }
+
+
+def lineage(params: Params) -> list[tuple[str, str]]:
+    """What the figures were made from: each file with its sha256."""
+    files = [CLEAN_DOCUMENTS, TOKENIZER / "tokenizer.json", PRETRAINED / "model.safetensors"]
+    for name in params.tasks:
+        files += [clean_task(name), FINETUNED / name / "model.safetensors", SCRATCH_ARM / name / "model.safetensors"]
+        files += [PREDICTIONS / f"{name}.parquet", metrics_file(f"evaluate@{name}")]
+    return [(path.as_posix(), sha256_file(path)) for path in files]

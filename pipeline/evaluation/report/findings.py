@@ -1,0 +1,118 @@
+"""What the figures of a task say, in plain sentences, and the mistakes to learn from."""
+
+from typing import Any
+
+import pandas as pd
+
+from pipeline.evaluation.report.charts import Bar
+
+MODEL = "pretrained, fine-tuned"
+BASELINES = {
+    "scratch": "same network, random weights",
+    "tfidf": "TF-IDF + logistic regression",
+    "majority": "majority class",
+}
+HEADLINES = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
+WORST, CONFUSIONS, SHOWN_CHARACTERS = 8, 10, 600
+
+
+def verdicts(metrics: dict[str, Any], confidence: float) -> list[dict[str, str]]:
+    """Whether pretraining, and the model as a whole, was shown to help: {"tone": good | bad | open, "sentence"}."""
+    return [
+        _verdict(
+            metrics,
+            "scratch",
+            confidence,
+            good="Pretraining helped",
+            bad="Pretraining hurt",
+            open_="Pretraining was not shown to help",
+            other="the same network fine-tuned on the same labels from random weights",
+        ),
+        _verdict(
+            metrics,
+            "tfidf",
+            confidence,
+            good="The model beats TF-IDF",
+            bad="TF-IDF beats the model",
+            open_="The model was not shown to beat TF-IDF",
+            other="TF-IDF with logistic regression on the same labels",
+        ),
+    ]
+
+
+def _verdict(
+    metrics: dict[str, Any], baseline: str, confidence: float, *, good: str, bad: str, open_: str, other: str
+) -> dict[str, str]:
+    lead = metrics["baselines"][baseline]["lead_macro_f1"]
+    own, theirs = metrics["macro_f1"], metrics["baselines"][baseline]["macro_f1"]
+    apart = own["low"] > theirs["high"] or own["high"] < theirs["low"]
+    interval = f"{100 * confidence:g} % interval {lead['low']:+.3f} to {lead['high']:+.3f}"
+    figures = (
+        f"the fine-tuned model's macro-F1 differs by {lead['value']:+.3f} from that of {other} ({interval}, paired)"
+    )
+    if lead["low"] > 0:
+        tone, claim = "good", good
+    elif lead["high"] < 0:
+        tone, claim = "bad", bad
+    else:
+        tone, claim = "open", open_
+        figures += "; no difference at all is among what is likely"
+    own_words = "The two models' own intervals do not overlap." if apart else "The two models' own intervals overlap."
+    return {"tone": tone, "sentence": f"{claim}: {figures}. {own_words}"}
+
+
+def bars(metrics: dict[str, Any], headline: str) -> list[Bar]:
+    """The model's figure and those of its baselines, each with its interval."""
+    rows = {MODEL: metrics} | {name: metrics["baselines"][key] for key, name in BASELINES.items()}
+    return [Bar(name, **{part: row[headline][part] for part in ("value", "low", "high")}) for name, row in rows.items()]
+
+
+def result_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per model: its headline figures, and by how much the fine-tuned model leads it."""
+    rows = [{"name": MODEL, "lead": None, **{key: metrics[key] for key in HEADLINES}}]
+    for key, name in BASELINES.items():
+        found = metrics["baselines"][key]
+        rows.append({"name": name, "lead": found["lead_macro_f1"], **{line: found[line] for line in HEADLINES}})
+    return rows
+
+
+def worst_mistakes(predictions: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The wrong predictions that the model was surest of, with their texts."""
+    sure = predictions.filter(regex="^p_").max(axis=1)
+    wrong = predictions.assign(sure=sure)[predictions["label"] != predictions["predicted"]]
+    worst = wrong.sort_values(["sure", "id"], ascending=[False, True]).head(WORST)
+    texts = rows.set_index("id")["text"]
+    return [
+        {
+            "id": row["id"],
+            "label": row["label"],
+            "predicted": row["predicted"],
+            "probability": float(row["sure"]),
+            "text": shorten(texts[row["id"]]),
+        }
+        for row in worst.to_dict("records")
+    ]
+
+
+def confusions(predictions: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
+    """The confusion matrix as counts and row shares, and the pairs confused most often."""
+    counts = pd.crosstab(predictions["label"], predictions["predicted"]).reindex(
+        index=classes, columns=classes, fill_value=0
+    )
+    table = [
+        {"label": label, "cells": [(int(count), int(count) / max(int(row.sum()), 1)) for count in row]}
+        for label, row in counts.iterrows()
+    ]
+    pairs = [
+        (count, label, taken)
+        for label, row in zip(classes, counts.to_numpy().tolist(), strict=True)
+        for taken, count in zip(classes, row, strict=True)
+        if count and label != taken
+    ]
+    top = sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:CONFUSIONS]
+    return {"classes": classes, "table": table, "pairs": top}
+
+
+def shorten(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS].rstrip() + " …"
