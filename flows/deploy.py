@@ -11,6 +11,14 @@ from datetime import timedelta
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
@@ -22,7 +30,8 @@ from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 
 POOLS = {"cpu": 2, "gpu": 1}  # runs at once, over all machines; raise it with each GPU machine that is added
-DEPLOYMENT, SCHEDULE = "rebuild/gpu", "nightly"
+DEPLOYMENTS = ("rebuild/gpu", "promote/cpu")  # flow and name, as in prefect.yaml
+SCHEDULED, SCHEDULE = "rebuild/gpu", "nightly"
 HEARTBEATS = "hallmark: no heartbeat"
 HEARTBEAT_SECONDS = 90  # three heartbeats, see prefect.toml
 
@@ -74,22 +83,30 @@ def deploy_flows() -> None:
         raise HallmarkError(f"prefect deploy failed\n{done.stdout}", where="prefect.yaml")
 
 
-def nightly_is_on(client: SyncPrefectClient) -> bool:
-    """Whether the server has the nightly schedule, switched on."""
+def find_scheduled(client: SyncPrefectClient) -> DeploymentResponse | None:
+    """The deployment with the nightly schedule, if the server has it."""
     try:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        return client.read_deployment_by_name(SCHEDULED)
     except ObjectNotFound:
-        return False
-    return any(schedule.slug == SCHEDULE and schedule.active for schedule in deployment.schedules)
+        return None
 
 
 def switch_nightly(client: SyncPrefectClient, on: bool) -> str:
-    """Switch the nightly schedule on or off."""
-    deployment = client.read_deployment_by_name(DEPLOYMENT)
+    """Switch the nightly schedule on or off; off takes back the runs that wait for their time, too."""
+    deployment = client.read_deployment_by_name(SCHEDULED)
     for schedule in deployment.schedules:
-        if schedule.slug == SCHEDULE and schedule.active != on and schedule.id is not None:
+        if schedule.slug == SCHEDULE and schedule.id is not None:
             client.update_deployment_schedule(deployment.id, schedule.id, active=on)
-    return f"schedule {SCHEDULE} of {DEPLOYMENT}: {'on' if on else 'off (python -m flows.deploy --nightly on)'}"
+    if not on:
+        scheduled = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+        waiting = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+            flow_run_filter=FlowRunFilter(state=scheduled),
+        )
+        for run in waiting:
+            if run.auto_scheduled:
+                client.delete_flow_run(run.id)
+    return f"schedule {SCHEDULE} of {SCHEDULED}: {'on' if on else 'off (python -m flows.deploy --nightly on)'}"
 
 
 def deploy(nightly: bool | None) -> None:
@@ -97,10 +114,14 @@ def deploy(nightly: bool | None) -> None:
     with get_client(sync_client=True) as client:
         for name, limit in POOLS.items():
             print(ensure_pool(client, name, limit))
-        on = nightly_is_on(client) if nightly is None else nightly
+        before = find_scheduled(client)
+        was_on = before is not None and any(found.slug == SCHEDULE and found.active for found in before.schedules)
+        on = was_on if nightly is None else nightly
+        if before is not None and not on:
+            switch_nightly(client, on)  # before the rest, so that Prefect's scheduler is done with it by then
         deploy_flows()  # switches it off, as prefect.yaml says
-        for deployment in client.read_deployments():
-            print(f"deployment {deployment.name}: {deployment.entrypoint} on pool {deployment.work_pool_name}")
+        for name in DEPLOYMENTS:
+            print(f"deployment {name}: on pool {client.read_deployment_by_name(name).work_pool_name}")
         print(switch_nightly(client, on))
         print(ensure_automation(client, heartbeat_automation()))
 

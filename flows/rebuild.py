@@ -40,7 +40,7 @@ from pipeline.tracking.build import build_environment, new_build_id
 from pipeline.tracking.mirror import is_off
 
 TRAINING_RETRIES = 2  # a stage on the GPU goes on from its checkpoint
-RETRY_SECONDS = 5
+RETRY_SECONDS = 2
 REGISTER = "register@"
 
 

@@ -33,6 +33,13 @@ Outcome = Literal["ran", "restored", "unchanged"]
 CODE_ROOT = Path(__file__).resolve().parents[1]
 GRACE_SECONDS = 20.0  # to save a checkpoint; Prefect kills a cancelled flow after 30
 TAIL_LINES = 20
+ADVICE = (  # of DVC, after every stage, to a person at a terminal
+    "To track the changes with git",
+    "git add ",
+    "To enable auto staging",
+    "dvc config core.autostage",
+    "Use `dvc push`",
+)
 
 
 class StageError(Exception):
@@ -84,7 +91,8 @@ class StageProcesses:
             assert process.stdout is not None
             for line in process.stdout:
                 heard.hear(line.rstrip())
-                on_line(line.rstrip())
+                if not line.strip().startswith(ADVICE) and line.strip():
+                    on_line(line.rstrip())
             code = process.wait()
         finally:
             with self._lock:

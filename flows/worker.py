@@ -13,10 +13,11 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import psutil
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -25,7 +26,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.command import check_server
 from flows.job import CODE_ROOT, WORKER_PID
@@ -33,31 +34,45 @@ from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 from pipeline.common.processes import is_alive
 
-UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-PAGE = 200
+AFTER_DEATH = {StateType.PENDING: Scheduled, StateType.RUNNING: Crashed, StateType.CANCELLING: Cancelled}
+CLAIM_SECONDS = 10.0  # a worker takes a run, and says so, well within this
 
 
 def clear_dead_runs(pool: str) -> list[str]:
-    """Mark the unfinished runs of this pool whose process was on this machine and is dead; returns a line for each."""
+    """End the unfinished runs of this pool whose process was on this machine and is dead; returns a line for each.
+
+    A run that never began goes back to the queue; one that ran is marked as crashed, or as cancelled if that was asked.
+    """
     lines = []
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED))),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
-            limit=PAGE,
-        )
+        deadline = time.monotonic() + CLAIM_SECONDS
+        runs = _unfinished(client, pool)
+        while any(is_nobodys(run) for run in runs) and time.monotonic() < deadline:
+            time.sleep(0.5)  # another worker may be taking it at this moment
+            runs = _unfinished(client, pool)
         for run in runs:
-            if is_dead(run):
-                cancelling = run.state is not None and run.state.type == StateType.CANCELLING
-                state = (Cancelled if cancelling else Crashed)(message="its process is dead")
+            if run.state is not None and (is_dead(run) or is_nobodys(run)):
+                state = AFTER_DEATH[run.state.type](message="its process is dead")
                 client.set_flow_run_state(run.id, state, force=True)
-                lines.append(f"cleared run {run.name}: {state.type.value.lower()}, its process is dead")
+                lines.append(f"cleared run {run.name}: its process is dead, now {state.type.value.lower()}")
     return lines
+
+
+def _unfinished(client: SyncPrefectClient, pool: str) -> list[FlowRun]:
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(AFTER_DEATH)))),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+    )
 
 
 def worker_name() -> str:
     """Names this machine and process, so that its runs can be told from those of other machines."""
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def is_nobodys(run: FlowRun) -> bool:
+    """Whether a run was taken by a worker that died before it could say which one it was."""
+    return run.state is not None and run.state.type == StateType.PENDING and "prefect.worker.name" not in run.labels
 
 
 def is_dead(run: FlowRun) -> bool:

@@ -1,5 +1,6 @@
 """A tiny real project for the flows: git, DVC, three stages of trivial commands, one of them marked for the GPU."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,11 +125,40 @@ def wish(project: Project, what: str) -> None:
     (project / ".hallmark/wish.txt").write_text(what)
 
 
+def environment() -> dict[str, str]:
+    """The test's environment with this Python first, without tracking and without settings from outside."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "HALLMARK_", "DVC_"))}
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return kept | {"HALLMARK_TRACKING": "off"}
+
+
+def processes_in(project: Project) -> list[psutil.Process]:
+    """Every live process that works in this project, or in a worktree of it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(project) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def gpu_is_free(project: Project) -> bool:
+    with (project / ".hallmark/gpu.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    monkeypatch.setenv("HALLMARK_TRACKING", "off")
-    monkeypatch.delenv("HALLMARK_HOME", raising=False)
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A stage is one process group: it is streamed, it takes the GPU slot, and nothing of it outlives the flow."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -14,32 +13,11 @@ import pytest
 from flows.gpu import gpu_slot, is_leftover
 from flows.stage import StageError, StageProcesses, StageStoppedError
 from pipeline.common.files import write_json
-from tests.flows.conftest import ROOT, started, until, wish
+from tests.flows.conftest import ROOT, gpu_is_free, processes_in, started, until, wish
 
 
 def stages_of(project: Path) -> StageProcesses:
     return StageProcesses(root=project, home=project / ".hallmark")
-
-
-def processes_in(project: Path) -> list[psutil.Process]:
-    """Every live process that works in this project."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()) == project and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-def gpu_is_free(project: Path) -> bool:
-    with (project / ".hallmark/gpu.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def test_outcomes_and_the_log_line_by_line(project: Path) -> None:
