@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         result = module.run(options)
     except HallmarkError as error:
         sys.exit(f"hallmark: benchmarks {options.name}: {error}")
-    print(json.dumps(result, indent=2, sort_keys=True) if options.json else module.format_result(result))
+    print(json.dumps(result, indent=2) if options.json else module.format_result(result))
 
 
 if __name__ == "__main__":

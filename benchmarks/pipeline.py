@@ -8,7 +8,8 @@ HEAD is cloned once for each of three arms, each with state of its own and a col
 
 Overhead is given twice. `difference` is an arm's seconds less those of `bare`: simple, but with the noise of two
 trainings in it. `around_stages` is what an arm spent outside its stages, less what `bare` spent there to start them;
-what tracking costs inside a stage is only in `difference`.
+what tracking costs inside a stage is only in `difference`. The flow runs independent stages side by side, so both can
+be below zero for it.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks import pipeline
 from benchmarks.__main__ import main
@@ -117,9 +118,23 @@ def test_a_server_ends_with_its_block() -> None:
     assert not checkout.root.exists()
 
 
+@pytest.fixture
+def short_pipeline(tmp_path: Path) -> Path:
+    """A clone of this checkout whose pipeline ends with `pretrain`, committed."""
+    root = tmp_path / "short"
+    subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(root)], check=True)
+    declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    names = list(declared)
+    kept = {name: declared[name] for name in names[: names.index("pretrain") + 1]}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": kept}, sort_keys=False), encoding="utf-8")
+    author = ["-c", "user.name=Toy", "-c", "user.email=toy@example.org"]
+    subprocess.run(["git", *author, "commit", "--quiet", "--all", "--message", "Shorten"], cwd=root, check=True)
+    return root
+
+
 @pytest.mark.end_to_end
 @pytest.mark.server
-def test_a_toy_run_measures_every_stage_bare_and_under_the_flow() -> None:
+def test_a_real_run_measures_every_stage_bare_and_under_the_flow(short_pipeline: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -132,12 +147,12 @@ def test_a_toy_run_measures_every_stage_bare_and_under_the_flow() -> None:
         "--repeats",
         "1",
     ]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=short_pipeline, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found["build"]) == ["bare", "flow"]
+    assert list(found["stages"])[:2] == ["ingest", "validate"]
     assert len(found["no_op"]["flow"]["seconds"]) == 1
-    assert {"ingest", "pretrain", "finetune@package", "register@package"} <= found["stages"].keys()
     assert all(stage["peak_memory_bytes"] > 10**7 for stage in found["stages"].values())
-    assert found["tokens_per_second"].keys() >= {"pretrain", "finetune@package"}
+    assert found["tokens_per_second"]["pretrain"] > 0
     assert found["overhead"]["flow"]["around_stages_seconds"] > 0
