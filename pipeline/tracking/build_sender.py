@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.layout import REPORT
+from pipeline.common.layout import PLOTS, REPORT
 from pipeline.tracking import mlflow_runs
 from pipeline.tracking.builds import (
     CACHED,
-    GOOD,
     Build,
     build_status,
     describe_status,
@@ -49,9 +48,10 @@ def send_build(store: Store, record: Build) -> list[str]:
         params=flatten_params(record["params"]),
         tags=_build_tags(record),
     )
-    has_report = record["stages"].get("report", {}).get("status") in GOOD
-    if has_report and lock_hash(record["root"]) == record["lock_hash"]:  # what lies there is still this build's
-        uploader.upload(parent, REPORT)
+    if build_status(record) == "finished" and lock_hash(record["root"]) == record["lock_hash"]:
+        for folder in (REPORT, PLOTS):  # what lies there is still this build's
+            if (uploader.root / folder).exists():
+                uploader.upload(parent, folder)
     mlflow_runs.close(store, parent, build_status(record), now)
     mark_sent(record, store.identity)
     return uploader.warnings

@@ -2,7 +2,7 @@
 
 `.hallmark/builds/ID.json` is begun by the first stage of a build and completed when the build has ended:
 
-    {"build", "build_pid", "host", "root", "git_commit", "git_dirty", "begun",
+    {"build", "build_pid", "host", "root", "git_commit", "git_dirty", "begun", "seen",
      "ended", "lost", "lock_hash", "params": all of params.yaml,
      "stages": {name: {"key", "status", "params", "deps": {path: md5}, "metrics": {name: float}}},
      "sent": [identities of the stores that have it]}
@@ -31,7 +31,8 @@ from pipeline.tracking.stage_key import StageState, lock_hash, stage_key, survey
 Build = dict[str, Any]
 CACHED = ("unchanged", "restored")
 GOOD = ("ran", *CACHED)
-LEAVE_OUT = ("per_class", "confusion")  # of the headline: one figure per class is for the stage's own page
+INTERVAL = (".value", ".low", ".high")
+BASELINES = "baselines."
 
 
 def _path(build: str) -> Path:
@@ -44,6 +45,7 @@ def begin_build(facts: Mapping[str, Any]) -> Build:
     record = read_json(path) if path.exists() else {"begun": time.time(), "sent": []}
     opened = {name: value for name, value in {**record, **facts}.items() if name != "ended"}
     if opened != record:
+        opened["seen"] = time.time()
         write_json(path, opened)
     return opened
 
@@ -68,7 +70,7 @@ def mark_sent(record: Build, store_identity: str) -> None:
 
 def is_over(record: Build) -> bool:
     """Whether the process that the build was is gone."""
-    return not is_running(record["build_pid"], record["begun"], record.get("host"))
+    return not is_running(record["build_pid"], record["seen"], record["host"])
 
 
 def complete_build(record: Build) -> Build:
@@ -162,16 +164,22 @@ def headline(stages: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a whole build by one name each, to compare builds by.
 
     `pretrain`'s bits_per_byte is "pretrain.bits_per_byte"; what `evaluate@library` measured is
-    "tasks.library.macro_f1" (with .low and .high), as `hallmark summary --json` names it.
+    "tasks.library.macro_f1" (with .low and .high), as `hallmark summary --json` names it. What lies deeper than
+    "train.tokens", such as one figure per class, is for the stage's own row; only the baselines are kept whole.
     """
     figures: dict[str, float] = {}
     for stage, row in stages.items():
         name, _, task = stage.partition("@")
         prefix = f"tasks.{task}" if task and name == "evaluate" else stage.replace("@", ".")
         for metric, value in row["metrics"].items():
-            if not any(part in LEAVE_OUT for part in metric.split(".")):
+            if metric.startswith(BASELINES) or _bare(metric).count(".") <= 1:
                 figures[f"{prefix}.{figure_name(metric)}"] = value
     return figures
+
+
+def _bare(metric: str) -> str:
+    """A figure's name without the part of its interval."""
+    return next((metric.removesuffix(part) for part in INTERVAL if metric.endswith(part)), metric)
 
 
 def figure_name(metric: str) -> str:
@@ -181,13 +189,11 @@ def figure_name(metric: str) -> str:
 
 def build_status(record: Build) -> str:
     """A stage run's word for the whole build: finished, failed, interrupted or killed."""
-    if record["lost"]:
-        return "killed"
-    stages = record["stages"]
-    for status in ("failed", "interrupted", "killed", "running"):
-        if any(row["status"] == status for row in stages.values()):
-            return "killed" if status == "running" else status
-    return "finished"
+    found = {row["status"] for row in record["stages"].values()}
+    worst = [status for status in ("failed", "interrupted", "killed", "running") if status in found]
+    if worst:
+        return "killed" if worst[0] == "running" else worst[0]
+    return "killed" if record["lost"] else "finished"
 
 
 def describe_status(stages: Mapping[str, Any]) -> str:

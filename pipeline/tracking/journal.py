@@ -2,7 +2,7 @@
 
 Each line is one event with its time (seconds since the epoch):
 
-    {"event": "start", "stage", "key", "build", "description", "pid", "git_commit", "git_dirty", ...}
+    {"event": "start", "stage", "key", "description", "pid", and what `describe_build` gives}
     {"event": "metrics", "step": int, "values": {name: float}}      a point of a curve
     {"event": "summary", "values": {name: float}}                   final figures
     {"event": "note", "values": {name: str | number}}               what was derived or decided

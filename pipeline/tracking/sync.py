@@ -26,7 +26,7 @@ class SyncReport:
     Attributes:
         uri: the store; None with HALLMARK_TRACKING=off.
         build: the build that the working directory shows now; None if nothing was built.
-        status: how many of its stages ran, were restored or unchanged.
+        status: how many of its stages ran, were restored or unchanged; or that it still runs.
         points: points of curves sent.
         warnings: what could not be kept, or why the store does not answer.
         reached: whether the store has everything now.
@@ -72,7 +72,7 @@ def sync_build(build: str | None = None, root: Path | str = ".") -> SyncReport:
     if any("ended" not in other and not is_over(other) for other in read_builds()):
         spawn_mirror()  # another build goes on
     warnings = tuple(mirror.warnings) + ((mirror.failure,) if mirror.failure else ())
-    status = describe_status(record["stages"]) if record else ""
+    status = describe_status(record["stages"]) if record and "ended" in record else "still running"
     return SyncReport(mirror.uri, record["build"] if record else None, status, mirror.points, warnings, reached)
 
 
@@ -85,7 +85,7 @@ def _complete(build: str | None, root: Path) -> Build | None:
         return complete_build(begin_build(_facts(build, root)))
     mine = [record for record in read_builds() if record["root"] == str(root)]
     if mine and ("ended" not in mine[-1] or mine[-1]["lock_hash"] == lock_hash(root)):
-        return mine[-1] if "ended" in mine[-1] else None
+        return mine[-1]
     if lock_hash(root) is None:
         return None
     return complete_build(begin_build(_facts(new_build_id(), root)))

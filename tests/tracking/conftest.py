@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +14,6 @@ import pytest
 from pipeline.tracking.builds import begin_build
 from pipeline.tracking.journal import Journal
 from pipeline.tracking.mlflow_store import Store, open_store
-
-DEAD_PID = 2**22 + 1  # above any process id that Linux gives
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +77,7 @@ def begin(machine: Path, tmp_path: Path) -> Iterator[Begin]:
         git_commit: str | None = "c0ffee",
     ) -> Journal:
         pid = os.getpid() if pid is None else pid
-        facts = {"build": build, "build_pid": pid, "host": os.uname().nodename, "root": str(tmp_path)}
+        facts = {"build": build, "build_pid": pid, "host": socket.gethostname(), "root": str(tmp_path)}
         facts |= {"git_commit": git_commit, "git_dirty": False}
         begin_build(facts)
         description = {"name": stage, "cmd": f"python -m {stage}", "deps": deps or {}, "params": params or {}}

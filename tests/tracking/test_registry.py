@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import pytest
@@ -75,7 +76,7 @@ def test_aliases_move(store: Store, package: Package, saved: Path) -> None:
 
 def test_what_is_registered_is_loaded_by_its_alias(store: Store, package: Package, saved: Path) -> None:
     register_package(store, "library", package.folder, saved, {})
-    model = mlflow.pyfunc.load_model(f"models:/{model_name('library')}@{CHALLENGER}")
+    model: Any = mlflow.pyfunc.load_model(f"models:/{model_name('library')}@{CHALLENGER}")
     (answer,) = model.predict(TEXTS[:1])
     row = load_classifier(package.folder).predict_probabilities(TEXTS[:1])[0]
     assert answer.label == LABELS[row.argmax()]
