@@ -46,7 +46,7 @@ def main(stage: Stage) -> None:
     flops = flops_per_token * settings.epochs * batches.tokens_per_epoch
     runtime = choose_runtime(stage.params.compute, flops / len(task.buckets))  # each length is compiled on its own
     stage.announce(
-        task.facts
+        {name: value for name, value in task.facts.items() if value != {}}
         | {"starts_from": "random weights" if from_scratch else str(PRETRAINED)}
         | {"steps": f"{steps} ({settings.epochs} epochs x {batches.steps_per_epoch} batches)"}
         | {"padded_lengths": ", ".join(str(length) for length in task.buckets)}

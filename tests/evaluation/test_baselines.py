@@ -21,7 +21,7 @@ def test_among_equals_the_whole_training_split_decides_and_then_the_name() -> No
 
 def test_words_are_scikit_learns_where_words_have_spaces() -> None:
     text = "Return the k-nearest x_1 of a Tensor, e.g. naïve Straße 42 (see  below)."
-    assert re.findall(WORD, text) == re.findall(TfidfVectorizer().token_pattern, text)
+    assert re.findall(WORD, text) == re.findall(TfidfVectorizer().get_params()["token_pattern"], text)
 
 
 def test_scripts_without_spaces_are_cut_into_characters() -> None:

@@ -26,7 +26,7 @@ def test_the_interval_is_that_of_drawing_rows_with_replacement() -> None:
         drawn = generator.integers(0, 200, 200)
         slow["accuracy"].append(float(np.mean(labels[drawn] == predicted[drawn])))
         for how in ("macro", "weighted"):
-            slow[f"{how}_f1"].append(f1_score(labels[drawn], predicted[drawn], average=how))
+            slow[f"{how}_f1"].append(float(np.asarray(f1_score(labels[drawn], predicted[drawn], average=how))))
     for name, values in slow.items():
         low, high = np.quantile(values, [0.05, 0.95])
         assert found[name]["low"] == pytest.approx(low, abs=0.012)

@@ -98,7 +98,8 @@ def test_rows_that_fill_the_batch_change_neither_loss_nor_gradient(config: Model
         model.zero_grad()
         loss, count = classification_loss(model, each, label_smoothing=0.1)
         loss.backward()
-        results.append((loss, count, [parameter.grad.clone() for parameter in model.parameters()]))
+        gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        results.append((loss, count, gradients))
     (loss, count, gradients), (filled_loss, filled_count, filled_gradients) = results
     assert count == filled_count == 3
     torch.testing.assert_close(loss, filled_loss)
@@ -136,7 +137,7 @@ def test_the_task_counts_what_it_drew(rows: pd.DataFrame, tokenizer: Tokenizer) 
 
 def test_batches_hold_the_right_label_of_each_text(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:
     task = make_task(rows, tokenizer)
-    encoded, _ = encode_rows(rows["text"], tokenizer, 40)
+    encoded, _ = encode_rows(rows["text"].tolist(), tokenizer, 40)
     label_of = {tuple(ids): label for ids, label in zip(encoded, rows["label"], strict=True)}
     for _ in range(task.batches().steps_per_epoch):
         [batch], _ = next(task.batches())
@@ -155,7 +156,7 @@ def test_measuring_is_the_loss_and_figures_of_each_text_alone(
         found = task.measure(model, torch.device("cpu"))
         held_out = rows[rows["split"] == "validation"]
         nats, right = [], []
-        for ids, label in zip(encode_rows(held_out["text"], tokenizer, 40)[0], held_out["label"], strict=True):
+        for ids, label in zip(encode_rows(held_out["text"].tolist(), tokenizer, 40)[0], held_out["label"], strict=True):
             logits = model(torch.tensor([ids]), torch.tensor([len(ids)]))
             nats.append(float(cross_entropy(logits, torch.tensor([task.labels.index(label)]))))
             right.append(task.labels[int(logits.argmax())] == label)

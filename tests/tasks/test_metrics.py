@@ -29,7 +29,7 @@ def test_every_figure_is_scikit_learns(pairs: list[tuple[str, str]]) -> None:
             else:
                 ours = found[name][how]
             assert ours == pytest.approx(value, abs=1e-12)
-    assert [row["rows"] for row in found["per_class"].values()] == list(expected[3])
+    assert [row["rows"] for row in found["per_class"].values()] == np.asarray(expected[3]).tolist()
     assert found["confusion"] == sklearn_metrics.confusion_matrix(labels, predicted, labels=CLASSES).tolist()
 
 

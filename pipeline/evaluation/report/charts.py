@@ -95,8 +95,10 @@ def interval_chart(title: str, bars: Sequence[Bar]) -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high`, at most `MOST_TICKS` + 1."""
-    span = high - low or abs(low) or 1.0
+    """Round numbers from `low` to `high`, at most `MOST_TICKS` + 1; `low` alone where the two are as good as equal."""
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high), 1e-3):
+        return [low]
     unit = 10.0 ** math.floor(math.log10(span / MOST_TICKS))
     step = next(factor * unit for factor in (1, 2, 5, 10, 20) if span / (factor * unit) <= MOST_TICKS)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
