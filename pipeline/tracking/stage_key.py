@@ -34,8 +34,9 @@ def describe_stage(name: str, root: Path | str = ".") -> dict[str, Any]:
     from dvc.repo import Repo
     from dvc.stage.serialize import to_single_stage_lockfile
 
-    with Repo(str(root)) as repo:
-        stage = repo.stage.load_one(name=name)
+    with Repo(str(root), _wait_for_lock=True) as repo:
+        with repo.lock:  # DVC does not write dvc.lock atomically: another stage that ends now would leave half a file
+            stage = repo.stage.load_one(name=name)
         stage.save_deps()
         return decisive(name, to_single_stage_lockfile(stage))
 
@@ -66,10 +67,10 @@ def survey_stages(root: Path | str = ".") -> list[StageState]:
     from dvc.repo import Repo
     from dvc.stage.serialize import to_single_stage_lockfile
 
-    locked = locked_stages(root)
     states: dict[str, StageState] = {}
-    with Repo(str(root)) as repo:
-        graph = repo.index.graph
+    with Repo(str(root), _wait_for_lock=True) as repo:
+        with repo.lock:  # as in `describe_stage`
+            locked, graph = locked_stages(root), repo.index.graph
         position = {stage: number for number, stage in enumerate(repo.index.stages)}
         for stage in networkx.lexicographical_topological_sort(graph.reverse(), position.__getitem__):
             name = stage.addressing
