@@ -69,8 +69,13 @@ def mark_sent(record: Build, store_identity: str) -> None:
 
 
 def is_over(record: Build) -> bool:
-    """Whether the process that the build was is gone."""
-    return not is_running(record["build_pid"], record["seen"], record["host"])
+    """Whether the process that the build was is gone, and the stage that it may have left behind, too.
+
+    A stage whose dvc was killed saves its checkpoint before it ends.
+    """
+    if is_running(record["build_pid"], record["seen"], record["host"]):
+        return False
+    return not any(run.status == "running" for run in runs_of_build(record["build"], record["begun"]).values())
 
 
 def complete_build(record: Build) -> Build:

@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from pipeline.common.params import Params, render
-from pipeline.tracking.builds import build_status, headline
+from pipeline.tracking.builds import build_status, headline, is_over, read_builds
 from pipeline.tracking.mlflow_store import Store, open_store
 from pipeline.tracking.sync import sync_build
-from tests.tracking.conftest import curve, runs
+from tests.tracking.conftest import Begin, curve, finish, runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -217,6 +217,15 @@ def test_a_killed_build_leaves_nothing_running_and_a_flow_goes_on_with_it_as_one
     (same,) = runs(store, stage="evaluate")
     assert (same.info.run_id, same.info.status) == (stage.info.run_id, "FINISHED")
     assert curve(store, same.info.run_id, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+def test_a_build_is_over_when_its_last_stage_is(begin: Begin, dead_process: int) -> None:
+    journal = begin(build="killed")
+    (record,) = read_builds()
+    assert not is_over(record)
+    assert not is_over({**record, "build_pid": dead_process}), "its stage still saves a checkpoint"
+    finish(journal, "interrupted")
+    assert is_over({**record, "build_pid": dead_process})
 
 
 @pytest.mark.parametrize(
