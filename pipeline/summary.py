@@ -156,8 +156,8 @@ def _next_steps(summary: dict[str, Any]) -> list[str]:
     steps = []
     if summary["missing"]:
         steps.append(f"missing   {', '.join(summary['missing'])}; {BUILD}")
-    if (REPORT / "report.html").exists():
-        steps.append(f"report    {(REPORT / 'report.html').resolve()}")
+    if (REPORT / "index.html").exists():
+        steps.append(f"report    {(REPORT / 'index.html').resolve()}")
     steps.append("builds    make ui")
     steps += [f"promote   hallmark promote {task}" for task in summary["tasks"]]
     return steps

@@ -138,7 +138,7 @@ def test_summary_is_a_table_for_people(built_project: ToyProject) -> None:
     printed = built_project.hallmark("summary").stdout
     for words in ("task package", "TF-IDF, log. regression", "byte 5-gram", "tokens/s", "register@package"):
         assert words in printed
-    assert "report.html" in printed
+    assert "index.html" in printed
 
 
 @pytest.mark.end_to_end

@@ -80,7 +80,7 @@ class ToyProject:
         )
 
     def run(
-        self, *command: str, check: bool = True, timeout: float = 240, environment: Mapping[str, str] | None = None
+        self, *command: str, check: bool = True, timeout: float = 480, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the project to its end; a failure shows everything that it printed."""
         done = subprocess.run(
