@@ -9,9 +9,7 @@ nothing.
 """
 
 import argparse
-import os
 import time
-from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -31,13 +29,13 @@ from prefect.states import Cancelled, Completed, Failed, State
 from flows.artifacts import Result, result_page
 from flows.command import parse_settings, run_flow
 from flows.plan import Step, make_plan
+from flows.publish import Publisher
 from flows.stage import StageError, StageProcesses, StageStoppedError
 from flows.workspace import workspace
 from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 from pipeline.common.layout import REPORT, home
 from pipeline.tracking.build import build_environment, new_build_id
-from pipeline.tracking.mirror import is_off
 
 TRAINING_RETRIES = 2  # a stage on the GPU goes on from its checkpoint
 RETRY_SECONDS = 2
@@ -56,18 +54,26 @@ def rebuild(params: dict[str, Any] | None = None) -> State[Any]:
     logger = get_run_logger()
     root, state_folder, build = Path.cwd(), home(), new_build_id()
     environment = {**build_environment(build), "HALLMARK_HOME": str(state_folder)}
-    os.environ.update(environment)  # this process does nothing else, and what it tracks belongs to the build
+    publisher = Publisher(environment)
     try:
         with workspace(root, state_folder, build, params or {}, logger.info) as folder:
             work = Rebuild(folder, make_plan(folder), StageProcesses(folder, state_folder, environment))
             logger.info(f"build {build} in {folder}; stale: {', '.join(work.stale) or 'nothing'}")
-            work.run()
-            if not work.failures:
-                publish(folder, build, [step.name for step in work.steps])
+            if work.stale:
+                publisher.dismiss()  # it would hold its memory for as long as the build takes
+                work.run()
+                publisher = Publisher(environment)
+                publisher.begin(folder, build, [] if work.failures else work.tasks)
+            else:  # nothing will change, so both go on at once
+                publisher.begin(folder, build, work.tasks)
+                work.run()
+            publisher.finish(logger.info, logger.warning)
             work.show(f"Build {build}")
             return work.final_state()
     except HallmarkError as error:
         return Failed(message=str(error))
+    finally:
+        publisher.dismiss()
 
 
 @dataclass
@@ -83,6 +89,11 @@ class Rebuild:
     @property
     def stale(self) -> list[str]:
         return [step.name for step in self.steps if step.stale]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of params.yaml whose models are registered."""
+        return [step.name.removeprefix(REGISTER) for step in self.steps if step.name.startswith(REGISTER)]
 
     @property
     def failures(self) -> list[str]:
@@ -148,29 +159,6 @@ class Rebuild:
         outcomes = [result.outcome for result in self.results.values()]
         counts = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
         return Completed(message=", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
-
-
-def publish(folder: Path, build: str, stages: list[str]) -> None:
-    """Send to MLflow what it lacks of this build, restored stages too, and put models that it lacks into its registry.
-
-    A tracker that is away costs a warning and fails no build.
-    """
-    logger = get_run_logger()
-    if is_off():
-        logger.info("tracking is off (HALLMARK_TRACKING)")
-        return
-    from pipeline.tracking.registry import register_task
-    from pipeline.tracking.sync import sync_build
-
-    with chdir(folder):
-        try:
-            for line in sync_build(build).lines():
-                logger.info(line)
-            for stage in stages:
-                if stage.startswith(REGISTER):
-                    logger.info(register_task(stage.removeprefix(REGISTER)))
-        except HallmarkError as error:
-            logger.warning(str(error))
 
 
 def main() -> None:

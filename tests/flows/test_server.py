@@ -22,7 +22,8 @@ from prefect.flows import Flow
 from prefect.states import Cancelling, Running
 
 from flows.deploy import HEARTBEATS, ensure_automation, heartbeat_automation, switch_nightly
-from tests.flows.conftest import environment, gpu_is_free, processes_in, started, until, wish, write_project
+from tests.flows.conftest import environment, gpu_is_free, processes_in, run, started, until, wish, write_project
+from tests.toy import ToyProject
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(240)]
 
@@ -44,6 +45,7 @@ class Site:
     project: Path
     client: SyncPrefectClient
     environment: dict[str, str]
+    deployed: str = ""  # what the first `python -m flows.deploy` said
 
     def type(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project to its end."""
@@ -109,6 +111,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     project = write_project(folder / "project")
     text = (project / "prefect.yaml").read_text()
     (project / "prefect.yaml").write_text(text.replace('cron: "0 2 * * *"', "interval: 5").replace("timezone: UTC", ""))
+    run(sys.executable, "-m", "dvc", "repro", "-q", cwd=project)
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     settings = {**environment(), **IMPATIENT, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": url}
@@ -119,7 +122,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         until(lambda: _answers(url) or server.poll() is not None, 90)
         assert server.poll() is None, (folder / "server.log").read_text()
         with SyncPrefectClient(api=url) as client:
-            yield Site(project, client, settings)
+            site = Site(project, client, settings)
+            done = site.type("-m", "flows.deploy")
+            assert done.returncode == 0, done.stderr
+            site.deployed = done.stdout
+            yield site
     finally:
         os.killpg(server.pid, signal.SIGKILL)  # nothing of it is kept
         server.wait()
@@ -156,29 +163,30 @@ def worker(site: Site) -> Iterator[subprocess.Popen[bytes]]:
         until(site.nothing_is_left, 30)
 
 
-def test_the_set_up_is_one_command(site: Site, silent_run: UUID) -> None:
-    done = site.type("-m", "flows.deploy")
-    assert done.returncode == 0, done.stderr
-    assert "work pool gpu: made, at most 1 runs at once" in done.stdout
-    assert "schedule nightly of rebuild/gpu: off" in done.stdout
+def test_the_set_up_is_one_command(site: Site) -> None:
+    assert "work pool gpu: made, at most 1 runs at once" in site.deployed
+    assert "schedule nightly of rebuild/gpu: off" in site.deployed
     deployments = {found.name: found for found in site.client.read_deployments()}
     assert {name: found.work_pool_name for name, found in deployments.items()} == {"gpu": "gpu", "cpu": "cpu"}
     assert [schedule.active for schedule in deployments["gpu"].schedules] == [False]
     assert len(site.client.read_automations_by_name(HEARTBEATS)) == 1
 
 
+@pytest.mark.usefixtures("silent_run")  # it takes its time meanwhile
 def test_a_scheduled_run_starts_by_itself_and_completes(site: Site, worker: subprocess.Popen[bytes]) -> None:
+    site.settle()
+    wish(site.project, "")
+    (site.project / "source.txt").write_text("new")
     done = site.type("-m", "flows.deploy", "--nightly", "on")
     try:
         assert "schedule nightly of rebuild/gpu: on" in done.stdout
         assert "work pool gpu: there" in done.stdout  # doing it again changes nothing
         assert len(site.client.read_automations_by_name(HEARTBEATS)) == 1
-        until(lambda: len(completed_runs(site)) >= 2, 90)
+        until(lambda: len(scheduled_and_completed(site)) >= 2, 90)
     finally:
         switch_nightly(site.client, on=False)
     until(lambda: site.nothing_is_left(worker), 30)
-    first, second = completed_runs(site)[:2]
-    assert first.auto_scheduled
+    first, second = scheduled_and_completed(site)[:2]
     assert site.tasks(first.id) == dict.fromkeys(["prepare", "train", "count", "report"], "Completed")
     assert first.state is not None
     assert first.state.message == "4 ran"
@@ -189,9 +197,9 @@ def test_a_scheduled_run_starts_by_itself_and_completes(site: Site, worker: subp
     assert "| train | f1 | 0.500 [0.400, 0.600] |" in page
 
 
-def completed_runs(site: Site) -> list[FlowRun]:
-    runs = [run for run in site.client.read_flow_runs() if run.deployment_id and run.state and run.state.is_completed()]
-    return sorted(runs, key=lambda run: run.start_time or run.created)
+def scheduled_and_completed(site: Site) -> list[FlowRun]:
+    runs = [run for run in site.client.read_flow_runs() if run.state and run.state.is_completed()]
+    return sorted((run for run in runs if run.auto_scheduled), key=lambda run: run.start_time or run.created)
 
 
 def artifact(site: Site, key: str) -> str:
@@ -289,6 +297,20 @@ def test_a_silent_run_is_crashed_by_the_automation(site: Site, silent_run: UUID)
     state = site.read(silent_run).state
     assert state is not None
     assert state.message == "no heartbeat for 10 s"
+
+
+@pytest.mark.end_to_end
+def test_a_registry_without_the_built_model_gets_it_and_it_becomes_champion(
+    site: Site, built_project: ToyProject, tmp_path: Path
+) -> None:
+    toy = built_project.copy(tmp_path / "toy")
+    names = ("PREFECT_HOME", "PREFECT_API_URL")
+    settings = {"HALLMARK_TRACKING": "on"} | {name: site.environment[name] for name in names}
+    done = toy.run(sys.executable, "-m", "flows.rebuild", environment=settings)
+    assert done.stdout == "11 unchanged\n"
+    assert "hallmark-package version 1 (challenger)" in done.stderr
+    promoted = toy.run(sys.executable, "-m", "flows.promote", environment=settings)
+    assert promoted.stdout == "package version 1: first champion, promoted\n"
 
 
 def test_without_a_server_the_command_says_what_to_type(site: Site) -> None:
