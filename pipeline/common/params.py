@@ -126,18 +126,20 @@ class Pretrain(Section):
 class Finetune(Section):
     """Learning a task from labels, for every task."""
 
-    epochs: Positive = Field(10, description="passes over the labels, at most")
+    epochs: Positive = Field(8, description="passes over the labels, at most")
     batch_size: Positive = Field(16, description="labelled texts per optimizer step")
-    learning_rate: float = Field(0.001, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(0.0003, gt=0, description="peak learning rate of the pretrained body")
+    head_learning_rate: float = Field(0.01, gt=0, description="peak learning rate of the new head")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     warmup_share: Share = Field(0.1, description="share of the steps with a rising learning rate; then it falls to 0")
     label_smoothing: Share = Field(0.1, description="probability moved from the label to all classes")
     dropout: Share = Field(0.1, description="dropout before the head")
+    token_dropout: Share = Field(0.1, description="share of a text's tokens left out, drawn anew at every step")
     max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")
     pooling: Literal["mean", "last"] = Field("mean", description="how token vectors become one text vector")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     patience: Positive = Field(4, description="stop after this many epochs without a better validation macro-F1")
-    validation_texts: Positive = Field(1000, description="validate on at most this many texts")
+    validation_texts: Positive = Field(400, description="validate on at most this many texts")
 
 
 class Task(Section):

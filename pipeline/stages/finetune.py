@@ -53,11 +53,12 @@ def main(stage: Stage) -> None:
         | runtime.reasons
     )
     model.to(runtime.device)
+    schedule = trapezoid(steps, settings.warmup_share, 1 - settings.warmup_share)
     result = train(
         model,
         task.loss,
         batches,
-        finetuning_optimizers(model, settings, trapezoid(steps, settings.warmup_share, 1 - settings.warmup_share)),
+        finetuning_optimizers(model.body, model.head, settings, schedule),
         TrainPlan(
             name=stage.name,
             steps=steps,

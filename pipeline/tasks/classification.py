@@ -68,6 +68,18 @@ def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
     return (x_BTD * valid_BT[..., None]).sum(dim=1) / counts_B[:, None]
 
 
+def drop_tokens(ids_BT: Tensor, lengths_B: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Leave out tokens at random and close the gaps; the first one (`bos`) stays.
+
+    Drawn from torch's generator, whose state is in every checkpoint.
+    """
+    places_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
+    valid_BT = places_T < lengths_B[:, None]
+    kept_BT = valid_BT & ((torch.rand(ids_BT.shape, device=ids_BT.device) >= share) | (places_T == 0))
+    order_BT = (~kept_BT).int().argsort(dim=1, stable=True)
+    return ids_BT.gather(1, order_BT), kept_BT.sum(dim=1)
+
+
 def classification_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """The summed cross-entropy of the rows of weight 1, in nats, and their number, both scalars."""
     logits_BC = model(batch["input_ids"], batch["lengths"])
@@ -164,7 +176,9 @@ class Classification:
         return self.train
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return classification_loss(model, batch, self.settings.label_smoothing)
+        ids_BT, lengths_B = drop_tokens(batch["input_ids"], batch["lengths"], self.settings.token_dropout)
+        shortened = batch | {"input_ids": ids_BT, "lengths": lengths_B}
+        return classification_loss(model, shortened, self.settings.label_smoothing)
 
     def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Validation loss (without smoothing), accuracy and macro-F1; call in eval mode without gradients."""

@@ -13,9 +13,10 @@ from pipeline.tasks.classification import Classification
 
 
 class TaskModel(Protocol):
-    """A network with a pretrained body."""
+    """A network with a pretrained body and a head of its own."""
 
     body: Decoder
+    head: nn.Module
 
 
 class FinetuneTask(Protocol):

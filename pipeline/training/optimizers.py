@@ -128,14 +128,14 @@ def pretraining_optimizers(model: nn.Module, settings: Pretrain, schedule: Sched
     return Optimizers([muon, adamw], schedule)
 
 
-def finetuning_optimizers(model: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
-    """AdamW for all; weight decay on matrices only."""
-    matrices, tables, vectors = split_parameters(model)
-    groups = [
-        {"params": matrices + tables, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return Optimizers([torch.optim.AdamW(groups, lr=settings.learning_rate, foreach=True)], schedule)
+def finetuning_optimizers(body: nn.Module, head: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
+    """AdamW with a low rate for the pretrained body and a high one for the new head; weight decay on matrices only."""
+    groups = []
+    for part, rate in ((body, settings.learning_rate), (head, settings.head_learning_rate)):
+        matrices, tables, vectors = split_parameters(part)
+        groups.append({"params": matrices + tables, "lr": rate, "weight_decay": settings.weight_decay})
+        groups.append({"params": vectors, "lr": rate, "weight_decay": 0.0})
+    return Optimizers([torch.optim.AdamW(groups, foreach=True)], schedule)
 
 
 def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -52,7 +52,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(make_stage: MakeStage, lab
 def test_one_arm_starts_from_the_pretrained_weights_and_the_other_needs_none(
     make_stage: MakeStage, labelled: pd.DataFrame
 ) -> None:
-    still = {"learning_rate": 1e-12, "weight_decay": 0.0}
+    still = {"learning_rate": 1e-12, "head_learning_rate": 1e-12, "weight_decay": 0.0}
     finetune.main(make_stage("finetune@kind", **still))
     (PRETRAINED / WEIGHTS).rename("elsewhere")
     finetune.main(make_stage("scratch@kind", **still))
@@ -100,7 +100,7 @@ def test_a_stopped_finetuning_goes_on_to_the_same_bytes(
 
 
 def test_patience_stops_early(make_stage: MakeStage, labelled: pd.DataFrame) -> None:
-    finetune.main(make_stage("finetune@kind", epochs=30, patience=1, learning_rate=1e-12))
+    finetune.main(make_stage("finetune@kind", epochs=30, patience=1, learning_rate=1e-12, head_learning_rate=1e-12))
     assert read_json(metrics_file("finetune@kind"))["epochs"] == 2
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy, log_softmax
 
@@ -18,6 +20,7 @@ from pipeline.tasks.classification import (
     Classification,
     TextClassifier,
     classification_loss,
+    drop_tokens,
     encode_rows,
     load_classifier,
     pool,
@@ -246,3 +249,18 @@ def test_a_folder_of_another_kind_is_refused(folder: Path) -> None:
     write_json(folder / "config.json", {name: value for name, value in config.items() if name != "task"})
     with pytest.raises(HallmarkError, match=r"config.json: this model's task is None, not 'classification'"):
         load_classifier(folder)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.floats(0, 1))
+def test_dropped_tokens_leave_the_others_in_order_behind_the_first(lengths: list[int], share: float) -> None:
+    ids = torch.arange(1, 11).repeat(len(lengths), 1)
+    dropped, left = drop_tokens(ids, torch.tensor(lengths), share)
+    for row, length, kept in zip(dropped.tolist(), lengths, left.tolist(), strict=True):
+        assert min(length, 1) <= kept <= length
+        assert row[:kept] == sorted(row[:kept])
+        assert set(row[:kept]) <= set(range(1, length + 1))
+        assert row[:kept][:1] == [1][:length]
+    untouched, same = drop_tokens(ids, torch.tensor(lengths), 0.0)
+    assert torch.equal(untouched, ids)
+    assert same.tolist() == lengths
