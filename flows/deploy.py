@@ -36,14 +36,14 @@ HEARTBEATS = "hallmark: no heartbeat"
 HEARTBEAT_SECONDS = 90  # three heartbeats, see prefect.toml
 
 
-def ensure_pool(client: SyncPrefectClient, name: str, limit: int) -> str:
+def ensure_pool(client: SyncPrefectClient, name: str) -> str:
     """Make a pool of processes unless it is there; one that is there keeps the limit that it was given."""
     try:
         pool = client.read_work_pool(name)
         return f"work pool {name}: there, at most {pool.concurrency_limit} runs at once"
     except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=limit))
-        return f"work pool {name}: made, at most {limit} runs at once"
+        client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=POOLS[name]))
+        return f"work pool {name}: made, at most {POOLS[name]} runs at once"
 
 
 def heartbeat_automation(seconds: int = HEARTBEAT_SECONDS) -> AutomationCore:
@@ -112,8 +112,8 @@ def switch_nightly(client: SyncPrefectClient, on: bool) -> str:
 def deploy(nightly: bool | None) -> None:
     """Do all of it, printing what is there now. `nightly` None leaves the schedule as it is on the server."""
     with get_client(sync_client=True) as client:
-        for name, limit in POOLS.items():
-            print(ensure_pool(client, name, limit))
+        for name in POOLS:
+            print(ensure_pool(client, name))
         before = find_scheduled(client)
         was_on = before is not None and any(found.slug == SCHEDULE and found.active for found in before.schedules)
         on = was_on if nightly is None else nightly

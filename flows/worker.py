@@ -29,6 +29,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.command import check_server
+from flows.deploy import POOLS, ensure_pool
 from flows.job import CODE_ROOT, WORKER_PID
 from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
@@ -107,13 +108,15 @@ def start_worker(pool: str, more: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.worker", description="Start a worker on this machine.")
-    parser.add_argument("--pool", choices=["cpu", "gpu"], required=True, help="the work pool to take runs from")
+    parser.add_argument("--pool", choices=sorted(POOLS), required=True, help="the work pool to take runs from")
     options, more = parser.parse_known_args()
     be_quiet()
     try:
         check_server()
     except HallmarkError as error:
         sys.exit(f"hallmark: {error}")
+    with get_client(sync_client=True) as client:
+        print(ensure_pool(client, options.pool), flush=True)
     for line in clear_dead_runs(options.pool):
         print(line, flush=True)
     start_worker(options.pool, more)
