@@ -1,0 +1,1 @@
+"""When, where, again: the Prefect flows. `dvc repro` builds the same without them."""
