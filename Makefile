@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 repro: $(INSTALLED)
 	$(BIN)/dvc --wait-for-lock repro
-	$(BIN)/hallmark sync || true # a tracker that is away fails no build
+	-$(BIN)/hallmark sync # a tracker that is away fails no build
 	$(BIN)/hallmark summary
 
 test: $(INSTALLED)
@@ -40,7 +40,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n logical
+	$(BIN)/pytest -n logical --dist loadgroup
 
 ui: $(INSTALLED)
 	$(BIN)/hallmark ui

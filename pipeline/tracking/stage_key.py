@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.common.files import sha256_json
 
 
@@ -96,8 +94,13 @@ def lock_hash(root: Path | str = ".") -> str | None:
 
 
 def locked_stages(root: Path | str = ".") -> dict[str, dict[str, Any]]:
-    """The entries of `dvc.lock` by stage name: what was last built here."""
+    """The entries of `dvc.lock` by stage name: what was last built here.
+
+    Read as DVC reads it: to PyYAML, whose YAML is 1.1, the number 1e-05 is a text, and the key would be another.
+    """
+    from dvc.utils.serialize import parse_yaml
+
     path = Path(root) / "dvc.lock"
     if not path.exists():
         return {}
-    return dict((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {}))
+    return dict((parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}).get("stages", {}))
