@@ -34,7 +34,7 @@ def describe_stage(name: str, root: Path | str = ".") -> dict[str, Any]:
 
     with Repo(str(root), _wait_for_lock=True) as repo:
         with repo.lock:  # DVC does not write dvc.lock atomically: another stage that ends now would leave half a file
-            stage = repo.stage.load_one(name=name)
+            stage = repo.stage.load_one(path=str(Path(root) / "dvc.yaml"), name=name)
         stage.save_deps()
         return decisive(name, to_single_stage_lockfile(stage))
 
