@@ -139,9 +139,7 @@ class Finetune(Section):
     dropout: Share = Field(0.1, description="dropout before the head")
     token_dropout: Share = Field(0.1, description="share of a text's tokens left out, drawn anew at every step")
     max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")
-    pooling: Literal["mean-max", "mean", "last"] = Field(
-        "mean-max", description="how token vectors become one text vector; mean-max: mean and maximum side by side"
-    )
+    pooling: Literal["mean", "last"] = Field("mean", description="how token vectors become one text vector")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     patience: Positive = Field(4, description="stop after this many epochs without a better validation macro-F1")
     validation_texts: Positive = Field(400, description="validate on at most this many texts")

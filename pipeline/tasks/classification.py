@@ -24,7 +24,7 @@ from pipeline.tasks.rows import draw_labels, in_drawn_order, of_split
 from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "classification"
-POOLINGS = ("mean-max", "mean", "last")
+POOLINGS = ("mean", "last")
 MEASURED_ROWS = 32  # texts at once in validation
 PREDICTED_ROWS = {"cpu": 1, "cuda": 64}  # texts at once in prediction
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,8 +36,7 @@ class TextClassifier(nn.Module):
     Args:
         config: of the body; the head that predicts tokens is left out.
         classes: C.
-        pooling: `mean` of the vectors of all tokens, the vector of the `last`, or `mean-max`: the mean beside the
-            largest value of each dimension.
+        pooling: `mean` of the vectors of all tokens, or the vector of the `last`.
         dropout: on the text vector.
     """
 
@@ -49,7 +48,7 @@ class TextClassifier(nn.Module):
         del self.body.lm_head
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(config.hidden_size * (2 if pooling == "mean-max" else 1), classes)
+        self.head = nn.Linear(config.hidden_size, classes)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
@@ -61,16 +60,12 @@ class TextClassifier(nn.Module):
 
 
 def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
-    """The text vectors x_BD of token vectors (2 D for `mean-max`); only the first `lengths_B` of each row count."""
+    """The text vectors x_BD of token vectors; only the first `lengths_B` of each row count."""
     counts_B = lengths_B.clamp(min=1)  # rows that only fill the batch have none
     if pooling == "last":
         return x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), counts_B - 1]
-    valid_BT1 = (torch.arange(x_BTD.size(1), device=x_BTD.device) < counts_B[:, None])[..., None]
-    mean_BD = (x_BTD * valid_BT1).sum(dim=1) / counts_B[:, None]
-    if pooling == "mean":
-        return mean_BD
-    largest_BD = x_BTD.masked_fill(~valid_BT1, -torch.inf).amax(dim=1)
-    return torch.cat((mean_BD, largest_BD), dim=1)
+    valid_BT = torch.arange(x_BTD.size(1), device=x_BTD.device) < lengths_B[:, None]
+    return (x_BTD * valid_BT[..., None]).sum(dim=1) / counts_B[:, None]
 
 
 def drop_tokens(ids_BT: Tensor, lengths_B: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ def make_task(rows: pd.DataFrame, tokenizer: Tokenizer, labels_per_class: int | 
     return Classification(rows, "table.parquet", tokenizer, task, settings, context_length=48, seed=1)
 
 
-def random_classifier(config: ModelConfig, pooling: str = "mean-max", classes: int = 3) -> TextClassifier:
+def random_classifier(config: ModelConfig, pooling: str = "mean", classes: int = 3) -> TextClassifier:
     torch.manual_seed(0)
     model = TextClassifier(config, classes, pooling)
     for parameter in model.parameters():
@@ -68,14 +68,11 @@ def random_classifier(config: ModelConfig, pooling: str = "mean-max", classes: i
     return model.eval()
 
 
-@pytest.mark.parametrize("pooling", ["mean-max", "mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_pooling_is_what_its_name_says_and_padding_changes_nothing(config: ModelConfig, pooling: str) -> None:
     x_BTD = torch.randn(2, 5, 4)
     found = pool(x_BTD, torch.tensor([3, 5]), pooling)
-    mean = [x_BTD[0, :3].mean(dim=0), x_BTD[1].mean(dim=0)]
-    largest = [x_BTD[0, :3].max(dim=0).values, x_BTD[1].max(dim=0).values]
-    both = [torch.cat(pair) for pair in zip(mean, largest, strict=True)]
-    slow = {"mean": mean, "last": [x_BTD[0, 2], x_BTD[1, 4]], "mean-max": both}[pooling]
+    slow = [x_BTD[0, :3].mean(dim=0), x_BTD[1].mean(dim=0)] if pooling == "mean" else [x_BTD[0, 2], x_BTD[1, 4]]
     torch.testing.assert_close(found, torch.stack(slow))
     model, ids = random_classifier(config, pooling), torch.randint(2, 200, (1, 9))
     padded = torch.cat([ids, torch.zeros(1, 7, dtype=torch.int64)], dim=1)
@@ -84,7 +81,7 @@ def test_pooling_is_what_its_name_says_and_padding_changes_nothing(config: Model
 
 
 def test_unknown_pooling_lists_the_allowed(config: ModelConfig) -> None:
-    with pytest.raises(HallmarkError, match="unknown pooling 'max'; allowed: mean-max, mean, last"):
+    with pytest.raises(HallmarkError, match="unknown pooling 'max'; allowed: mean, last"):
         TextClassifier(config, 2, "max")
 
 
@@ -137,7 +134,7 @@ def test_the_task_counts_what_it_drew(rows: pd.DataFrame, tokenizer: Tokenizer) 
     assert task.facts["validation_texts"] == FINETUNE.validation_texts
     assert task.facts["train_texts_cut"] > 0
     assert make_task(rows, tokenizer, labels_per_class=2).facts["train_texts"] == 6
-    assert task.config == {"kind": "classification", "labels": sorted(WORDS), "pooling": "mean-max", "max_tokens": 40}
+    assert task.config == {"kind": "classification", "labels": sorted(WORDS), "pooling": "mean", "max_tokens": 40}
     assert KINDS[task.config["kind"]] is Classification
 
 
