@@ -129,9 +129,6 @@ class Finetune(Section):
     epochs: Positive = Field(8, description="passes over the labels, at most")
     batch_size: Positive = Field(16, description="labelled texts per optimizer step")
     learning_rate: float = Field(0.0003, gt=0, description="peak learning rate of the pretrained body")
-    scratch_learning_rate: float = Field(
-        0.001, gt=0, description="the same for a body of random weights, the baseline: it has more to learn"
-    )
     head_learning_rate: float = Field(0.01, gt=0, description="peak learning rate of the new head")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     warmup_share: Share = Field(0.1, description="share of the steps with a rising learning rate; then it falls to 0")

@@ -53,15 +53,12 @@ def main(stage: Stage) -> None:
         | runtime.reasons
     )
     model.to(runtime.device)
-    body_rate = settings.scratch_learning_rate if from_scratch else settings.learning_rate
     schedule = trapezoid(steps, settings.warmup_share, 1 - settings.warmup_share)
     result = train(
         model,
         task.loss,
         batches,
-        finetuning_optimizers(
-            [(model.body, body_rate), (model.head, settings.head_learning_rate)], settings.weight_decay, schedule
-        ),
+        finetuning_optimizers(model.body, model.head, settings, schedule),
         TrainPlan(
             name=stage.name,
             steps=steps,

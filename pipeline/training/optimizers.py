@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.params import Pretrain
+from pipeline.common.params import Finetune, Pretrain
 
 Schedule = Callable[[int], float]
 
@@ -128,14 +128,12 @@ def pretraining_optimizers(model: nn.Module, settings: Pretrain, schedule: Sched
     return Optimizers([muon, adamw], schedule)
 
 
-def finetuning_optimizers(
-    parts: Sequence[tuple[nn.Module, float]], weight_decay: float, schedule: Schedule
-) -> Optimizers:
-    """AdamW with a peak learning rate for each part of the network; weight decay on matrices only."""
+def finetuning_optimizers(body: nn.Module, head: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
+    """AdamW with a low rate for the pretrained body and a high one for the new head; weight decay on matrices only."""
     groups = []
-    for part, rate in parts:
+    for part, rate in ((body, settings.learning_rate), (head, settings.head_learning_rate)):
         matrices, tables, vectors = split_parameters(part)
-        groups.append({"params": matrices + tables, "lr": rate, "weight_decay": weight_decay})
+        groups.append({"params": matrices + tables, "lr": rate, "weight_decay": settings.weight_decay})
         groups.append({"params": vectors, "lr": rate, "weight_decay": 0.0})
     return Optimizers([torch.optim.AdamW(groups, foreach=True)], schedule)
 
