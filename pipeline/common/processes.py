@@ -2,9 +2,12 @@
 
 import ctypes
 import os
+import select
 import signal
 import sys
+import threading
 
+SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "ash"}
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 
@@ -19,14 +22,43 @@ class Interrupted(BaseException):
 def die_with_parent(parent: int | None = None) -> None:
     """Ask Linux to send SIGTERM to this process when its parent dies; elsewhere do nothing.
 
+    DVC starts stages through the shell. Some shells stay between the two (Debian's `sh`, which DVC takes where SHELL
+    is not set, as in containers and under cron) and outlive a killed `dvc`: then the shell's parent is watched, too.
+
     Args:
         parent: the process id of the parent, if it is known: it may have died before this call.
     """
-    if sys.platform == "linux":
-        parent = os.getppid() if parent is None else parent
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the call
-            os.kill(os.getpid(), signal.SIGTERM)
+    if sys.platform != "linux":
+        return
+    parent = os.getppid() if parent is None else parent
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the call
+        os.kill(os.getpid(), signal.SIGTERM)
+    name, grandparent = _name_and_parent(parent)
+    if name in SHELLS:
+        threading.Thread(target=_die_with, args=(grandparent,), daemon=True).start()
+
+
+def _name_and_parent(pid: int) -> tuple[str, int]:
+    """A Linux process's name and its parent's id; ("", 0) if it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as handle:
+            before, _, after = handle.read().rpartition(")")
+    except (FileNotFoundError, ProcessLookupError):
+        return "", 0
+    return before.partition("(")[2], int(after.split()[1])
+
+
+def _die_with(pid: int) -> None:
+    """Wait until process `pid` has ended, then send SIGTERM to this process."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
+    select.select([descriptor], [], [])
+    os.close(descriptor)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def become_subreaper() -> None:
