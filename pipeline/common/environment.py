@@ -10,13 +10,10 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "GIT_PYTHON_REFRESH": "quiet",
-    # Threads that wait for each other sleep instead of spinning: beside any other busy process, spinning made
-    # training on 2 cores four times slower. It changes no bit.
-    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
 def be_quiet() -> None:
-    """Switch off telemetry, network look-ups and spinning threads, unless the user set a variable otherwise."""
+    """Switch off telemetry and network look-ups, unless the user set a variable otherwise."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

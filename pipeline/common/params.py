@@ -108,7 +108,7 @@ class Pretrain(Section):
     """Learning to continue text."""
 
     steps: Positive | None = Field(
-        700, description="optimizer steps; null: 20 tokens per matrix parameter, in batches of batch_tokens"
+        600, description="optimizer steps; null: 20 tokens per matrix parameter, in batches of batch_tokens"
     )
     batch_tokens: Positive = Field(4096, description="tokens per optimizer step, over all ranks")
     micro_batch_tokens: Positive | None = Field(None, description="tokens per forward pass; null: batch_tokens")
