@@ -9,6 +9,7 @@ A gram is one uint64 of `BITS` bits per symbol (a byte or the start mark), the p
 beside one another if they share a context, so counting is sorting, and memory grows with the distinct grams alone.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -75,10 +76,18 @@ def measure_ngram(train: TokenShard, validation: TokenShard, tokenizer: Tokenize
             raise HallmarkError(f"there is no {name} text", where="data/tokens", fix="give more documents")
     bits = -np.log2(NgramModel(model_grams, model_counts).probabilities(grams))
     return {
-        "bits_per_byte": float(bits @ counts / counts.sum()),
+        "bits_per_byte": weighted_mean(bits, counts),
         "training_bytes": int(model_counts.sum()),
         "validation_bytes": int(counts.sum()),
     }
+
+
+def weighted_mean(values: np.ndarray, counts: np.ndarray) -> float:
+    """The mean of `values`, each counted `counts` times, exactly rounded.
+
+    A dot product's last bit depends on threads and on where the arrays lie in memory: two builds differed by it.
+    """
+    return math.fsum((values * counts).tolist()) / int(counts.sum())
 
 
 def count_shard(shard: TokenShard, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:

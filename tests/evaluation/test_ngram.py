@@ -7,7 +7,17 @@ import pytest
 
 from pipeline.common.errors import HallmarkError
 from pipeline.evaluation import ngram
-from pipeline.evaluation.ngram import BITS, ORDER, START, NgramModel, count, count_shard, measure_ngram, merge_counts
+from pipeline.evaluation.ngram import (
+    BITS,
+    ORDER,
+    START,
+    NgramModel,
+    count,
+    count_shard,
+    measure_ngram,
+    merge_counts,
+    weighted_mean,
+)
 from pipeline.tokenization.shards import TokenShard, open_shard, write_shards
 from pipeline.tokenization.tokenizer import Tokenizer, train_bpe
 
@@ -134,3 +144,13 @@ def test_no_text_is_refused(shards: tuple[TokenShard, TokenShard], tokenizer: To
             measure_ngram(shards[0], silent, tokenizer)
         with pytest.raises(HallmarkError, match="there is no training text"):
             measure_ngram(silent, shards[0], tokenizer)
+
+
+def test_the_mean_does_not_depend_on_the_order_of_summation() -> None:
+    generator = np.random.default_rng(0)
+    values, counts = generator.exponential(size=10_001), generator.integers(1, 1000, 10_001)
+    found = weighted_mean(values, counts)
+    assert found == pytest.approx(float(values @ counts / counts.sum()), rel=1e-12)
+    for _ in range(20):
+        order = generator.permutation(len(values))
+        assert weighted_mean(values[order], counts[order]) == found
