@@ -39,14 +39,24 @@ def die_with_parent(parent: int | None = None) -> None:
         threading.Thread(target=_die_with, args=(grandparent,), daemon=True).start()
 
 
+def read_stat(pid: int) -> list[str]:
+    """Fields 2 and on of Linux's /proc/PID/stat: name, state, parent, ... (proc(5)).
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: the process has ended.
+    """
+    with open(f"/proc/{pid}/stat") as handle:
+        before, _, after = handle.read().rpartition(")")  # a name may hold spaces and brackets
+    return [before.partition("(")[2], *after.split()]
+
+
 def _name_and_parent(pid: int) -> tuple[str, int]:
     """A Linux process's name and its parent's id; ("", 0) if it has ended."""
     try:
-        with open(f"/proc/{pid}/stat") as handle:
-            before, _, after = handle.read().rpartition(")")
+        name, _, parent, *_ = read_stat(pid)
     except (FileNotFoundError, ProcessLookupError):
         return "", 0
-    return before.partition("(")[2], int(after.split()[1])
+    return name, int(parent)
 
 
 def _die_with(pid: int) -> None:
@@ -92,8 +102,7 @@ def is_alive(pid: int) -> bool:
         return True
     if sys.platform == "linux":
         try:
-            with open(f"/proc/{pid}/stat") as handle:
-                return handle.read().rpartition(")")[2].split()[0] != "Z"
+            return read_stat(pid)[1] != "Z"
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             return False
     return True

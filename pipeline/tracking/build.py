@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from pipeline.common.processes import read_stat
+
 BUILD, BUILD_PID = "HALLMARK_BUILD", "HALLMARK_BUILD_PID"
 DECISIVE_PATHS = ("pipeline", "dvc.yaml", "params.yaml", "constraints.txt")  # what Git tracks and a build depends on
 
@@ -73,7 +75,7 @@ def _derived_id(pid: int) -> str:
     Linux counts a process's start in ticks since boot. Its time of day would drift with the clock.
     """
     if sys.platform == "linux":
-        start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # field 22, after `comm`
+        start = read_stat(pid)[20]  # field 22
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     else:
         start, boot = str(psutil.Process(pid).create_time()), ""
