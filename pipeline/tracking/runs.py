@@ -27,8 +27,11 @@ class StageRun:
 
     @property
     def uid(self) -> str:
-        """Names this run in every store, before and after any of them is there."""
-        return f"{self.start['key'][:16]}-{int(self.begun * 1000)}"
+        """Names this run in every store, before and after any of them is there.
+
+        By the microsecond of its first start: two runs of one stage can share a millisecond, never a microsecond.
+        """
+        return f"{self.start['key'][:16]}-{int(self.begun * 1_000_000)}"
 
     @property
     def status(self) -> str:
