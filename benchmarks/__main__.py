@@ -4,11 +4,14 @@ import argparse
 import json
 import sys
 
-from benchmarks import pipeline
+from benchmarks import pipeline, tokenize
 from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 
-BENCHMARKS = {"pipeline": pipeline}  # each has a docstring, add_arguments(parser), run(options), format_result(result)
+BENCHMARKS = {
+    "pipeline": pipeline,
+    "tokenize": tokenize,
+}  # each has a docstring, add_arguments(parser), run(options), format_result(result)
 
 
 def main(arguments: list[str] | None = None) -> None:

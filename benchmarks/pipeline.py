@@ -13,8 +13,6 @@ be below zero for it.
 """
 
 import argparse
-import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -22,6 +20,7 @@ import sys
 from typing import Any
 
 from benchmarks.checkout import REPOSITORY, Checkout, temporary_checkout
+from benchmarks.machine import describe_machine
 from benchmarks.servers import prefect_server
 from benchmarks.tables import format_table
 from pipeline.common.errors import HallmarkError, allowed
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     arms = options.arms.split(",")
     if unknown := [arm for arm in arms if arm not in ARMS]:
         raise HallmarkError(f"there is no arm {', '.join(unknown)}; {allowed(ARMS)}", where="--arms")
-    machine = _describe_machine()
+    machine = describe_machine()
     measured = {arm: _measure(arm, options) for arm in ARMS if arm in arms}
     return {
         "commit": _git("rev-parse", "HEAD"),
@@ -150,18 +149,6 @@ def _overhead(arm: dict[str, Any], bare: dict[str, Any]) -> dict[str, float]:
 
 def _seconds_outside(arm: dict[str, Any]) -> float:
     return arm["seconds"] - sum(timing["seconds"] for timing in arm["stages"].values())
-
-
-def _describe_machine() -> dict[str, Any]:
-    import psutil
-
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
 
 
 def _git(*arguments: str) -> str:

@@ -16,13 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.common.errors import HallmarkError
-from pipeline.tokenization.shards import TokenShard
-from pipeline.tokenization.tokenizer import Tokenizer
 
 ORDER = 5
 BITS = 9
 START = 256
-CHUNK_TOKENS = 1 << 21  # read at once
+CHUNK_SYMBOLS = 1 << 22  # counted at once
 
 
 @dataclass(frozen=True)
@@ -63,17 +61,17 @@ class NgramModel:
         return probability
 
 
-def measure_ngram(train: TokenShard, validation: TokenShard, tokenizer: Tokenizer) -> dict[str, float]:
-    """Learn from the text of one shard, and measure {"bits_per_byte", "training_bytes", "validation_bytes"} on another.
+def measure_ngram(train: Iterable[str], validation: Iterable[str]) -> dict[str, float]:
+    """Learn from some documents, and measure {"bits_per_byte", "training_bytes", "validation_bytes"} on others.
 
     Raises:
-        HallmarkError: a shard holds no text.
+        HallmarkError: one of the two holds no text.
     """
-    model_grams, model_counts = count_shard(train, tokenizer)
-    grams, counts = count_shard(validation, tokenizer)
+    model_grams, model_counts = count_texts(train)
+    grams, counts = count_texts(validation)
     for name, found in (("training", model_counts), ("validation", counts)):
         if not len(found):
-            raise HallmarkError(f"there is no {name} text", where="data/tokens", fix="give more documents")
+            raise HallmarkError(f"there is no {name} text", where="data/clean", fix="give more documents")
     bits = -np.log2(NgramModel(model_grams, model_counts).probabilities(grams))
     return {
         "bits_per_byte": weighted_mean(bits, counts),
@@ -90,28 +88,24 @@ def weighted_mean(values: np.ndarray, counts: np.ndarray) -> float:
     return math.fsum((values * counts).tolist()) / int(counts.sum())
 
 
-def count_shard(shard: TokenShard, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct grams of a shard's text, sorted, and their counts: one for each byte of the text."""
-    return merge_counts(count(pack(symbols)) for symbols in _symbol_chunks(shard.tokens, tokenizer))
+def count_texts(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct grams of the documents' texts, sorted, and their counts: one for each byte of a text."""
+    return merge_counts(count(pack(symbols)) for symbols in _symbol_chunks(texts))
 
 
-def _symbol_chunks(tokens: np.ndarray, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The text as symbols, chunk by chunk; each chunk begins with the last `ORDER - 1` of the one before."""
-    carried = np.full(ORDER - 1, START, dtype=np.uint64)
-    for first in range(0, len(tokens), CHUNK_TOKENS):
-        symbols = np.concatenate([carried, to_symbols(np.asarray(tokens[first : first + CHUNK_TOKENS]), tokenizer)])
-        yield symbols
-        carried = symbols[-(ORDER - 1) :]
-
-
-def to_symbols(tokens: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """uint64: the bytes of `tokens`, with `ORDER - 1` start marks for each `bos`."""
-    is_start = tokens == tokenizer.bos_id
-    text = tokenizer.decode_bytes(tokens)
-    starts_before = np.repeat(np.cumsum(is_start), tokenizer.token_bytes[tokens])
-    symbols = np.full(len(text) + (ORDER - 1) * int(is_start.sum()), START, dtype=np.uint64)
-    symbols[np.arange(len(text)) + (ORDER - 1) * starts_before] = text
-    return symbols
+def _symbol_chunks(texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """The documents as symbols, uint64, each behind its start marks; at least `CHUNK_SYMBOLS` at once, but the last."""
+    start = np.full(ORDER - 1, START, dtype=np.uint64)
+    chunk: list[np.ndarray] = []
+    size = 0
+    for text in texts:
+        chunk += [start, np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint64)]
+        size += len(start) + len(chunk[-1])
+        if size >= CHUNK_SYMBOLS:
+            yield np.concatenate(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield np.concatenate(chunk)
 
 
 def pack(symbols: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.files import atomic_path, read_json, sha256_file, write_json
-from pipeline.tokenization.tokenizer import Tokenizer, pieces
+from pipeline.tokenization.tokenizer import Tokenizer
 
 MANIFEST = "shards.json"
 CHUNK_CHARACTERS = 1 << 20  # encoded at once: large enough for all cores, and memory does not grow with the text
@@ -70,7 +70,7 @@ def _write_split(
 ) -> dict[str, Any]:
     digest, text_bytes, offsets = hashlib.sha256(), 0, array("q", [0])
     with atomic_path(_tokens_file(folder, split)) as temporary, temporary.open("wb") as handle:
-        for chunk in chunks(texts):
+        for chunk in chunks(texts, tokenizer):
             row: list[int] = []
             for (piece, begins), ids in zip(chunk, tokenizer.encode_batch([piece for piece, _ in chunk]), strict=True):
                 if begins:
@@ -94,12 +94,12 @@ def _write_split(
     }
 
 
-def chunks(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+def chunks(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[tuple[str, bool]]]:
     """Group texts into chunks of `CHUNK_CHARACTERS`, long ones in pieces: (piece, whether a text begins with it)."""
     chunk: list[tuple[str, bool]] = []
     characters = 0
     for text in texts:
-        for place, piece in enumerate(pieces(text)):
+        for place, piece in enumerate(tokenizer.pieces(text)):
             chunk.append((piece, place == 0))
             characters += len(piece)
             if characters >= CHUNK_CHARACTERS:

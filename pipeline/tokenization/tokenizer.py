@@ -1,81 +1,60 @@
-"""Byte-level byte-pair encoding: text to token ids and exactly back, in any language.
+"""The contract of a tokenizer: text to token ids and back, special tokens by their roles, identity by hash.
 
-Byte-pair encoding: Sennrich et al. 2016, arXiv:1508.07909. Over bytes, as in GPT-2 (Radford et al. 2019), so that no
-character is ever unknown. The learning and the encoding are done by the `tokenizers` library.
+The encoding is done by the `tokenizers` library, of a tokenizer learned here (`training.py`) or of a published model.
 """
 
 import hashlib
-import re
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from pipeline.common.errors import HallmarkError, Problems
+from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.files import atomic_path
+from pipeline.tokenization.alphabet import begins_word, byte_characters
+from pipeline.tokenization.pieces import AS_BYTES, BERT_WORDS, IN_WORDS, pieces, refuse_lone_surrogates
+from pipeline.tokenization.roles import FAMILIAR, SPECIAL_TOKENS, UNK, find_roles, is_ours
 
 TOKENIZER_FILE = "tokenizer.json"
-PAD, BOS = "<|pad|>", "<|bos|>"
-SPECIAL_TOKENS = (PAD, BOS)  # their ids are their places here
-SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
-
-# Merges do not cross these borders. GPT-4's pattern without its English contractions and with marks (\p{M}) counted
-# as letters, so that Devanagari, Arabic or Thai words stay whole: words with the one sign or space before them,
-# digits by threes, runs of signs, line ends, spaces.
-WORD_PATTERN = (
-    r"[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"
-    r"|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+"
-    r"|\s+(?!\S)"
-    r"|\s+"
-)
-LINE_START = re.compile(r"\n(?=\w)")  # by the pattern above, words always part here
-PIECE_CHARACTERS = 1 << 16
-
-
-def pieces(text: str) -> Iterator[str]:
-    """Cut a long text at line ends where tokens part anyway: the tokens of the pieces are those of the text.
-
-    So one long document is encoded on all cores, in the memory of a few pieces.
-    """
-    start = 0
-    while len(text) - start > PIECE_CHARACTERS and (border := LINE_START.search(text, start + PIECE_CHARACTERS)):
-        yield text[start : border.end()]
-        start = border.end()
-    yield text[start:]
-
-
-def byte_characters() -> dict[str, int]:
-    """The character by which each byte is written inside tokens (GPT-2's table): printable ones are themselves."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+CONTINUES = "##"  # WordPiece's mark of a token inside a word
+KEEPS_ALL_TEXT = {"ByteLevel", "Digits", "Punctuation", "Split"}  # pre-tokenizers that only part the text
 
 
 class Tokenizer:
     """A vocabulary and how text is cut by it.
 
-    `encode` adds no special tokens, and the names of special tokens inside a text are text like any other: only the
-    pipeline itself can write `pad_id` or `bos_id`.
+    `encode` adds no special tokens. Names of special tokens inside a text are text like any other: only the pipeline
+    itself can write `pad_id` or `bos_id`. (One exception: a foreign Unigram vocabulary, T5's for instance, holds its
+    special names as pieces, so it reads `</s>` in a text as special, as it does everywhere.)
+
+    A tokenizer whose ids 0 and 1 are `<|pad|>` and `<|bos|>` is of our own kinds, and is checked strictly. Any other is
+    foreign: its ids may have gaps, its special tokens lie anywhere and are found by familiar names (`roles.py`).
 
     Args:
-        content: the bytes of a `tokenizer.json` with a byte-level alphabet and `SPECIAL_TOKENS` as its first ids.
+        content: the bytes of a `tokenizer.json`.
         where: the file they come from, for messages.
 
-    Raises:
-        HallmarkError: it is not such a file.
-    """
+    Attributes:
+        vocab_size: the largest id + 1.
+        pad_id, bos_id: ids; a foreign tokenizer without them has others in their place, see `find_roles`.
+        eos_id, sep_id, mask_id, unk_id: ids, None where there is no such token.
+        sentinel_ids: the ids of the gaps of span corruption, in order; empty where there are none.
 
-    pad_id, bos_id = range(len(SPECIAL_TOKENS))
+    Raises:
+        HallmarkError: it is not a whole tokenizer, is of our kinds but not as we write them, or has no token that can
+            begin a document.
+    """
 
     def __init__(self, content: bytes, where: str = TOKENIZER_FILE) -> None:
         self._content = content
+        self._where = where
         try:
             self._inner = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+            self._description: dict[str, Any] = json.loads(content)
         except Exception as error:  # the library raises bare Exception for any content it cannot use
             raise HallmarkError(
                 f"this is not a whole tokenizer ({error})",
@@ -83,24 +62,61 @@ class Tokenizer:
                 fix="dvc repro tokenizer, or replace the file",
             ) from error
         vocabulary = self._inner.get_vocab()
-        self.vocab_size = len(vocabulary)
-        self._names = sorted(vocabulary, key=vocabulary.__getitem__)
-        self._check(where)
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self._names: list[str | None] = [None] * self.vocab_size  # None: an id that no token has
+        for name, place in vocabulary.items():
+            self._names[place] = name
+        self._added = self._inner.get_added_tokens_decoder()
+        self._roles = find_roles(vocabulary)
+        self._is_ours = is_ours(vocabulary)
+        if self._is_ours:
+            self._check()
+        if self._roles.pad is None or self._roles.bos is None:
+            names = {name for role in ("pad", "bos", "eos") for name in FAMILIAR[role]}
+            raise HallmarkError(
+                f"no token of it can begin a document or pad one; {allowed(sorted(names))}",
+                where=where,
+                fix="add one of these as a special token",
+            )
+        self.pad_id, self.bos_id = self._roles.pad, self._roles.bos
+        self.eos_id, self.sep_id, self.mask_id = self._roles.eos, self._roles.sep, self._roles.mask
+        self.unk_id, self.sentinel_ids = self._roles.unk, self._roles.sentinels
         self._inner.encode_special_tokens = True  # their names in a text are plain text
+        self._inner.no_padding()  # some published files switch these on
+        self._inner.no_truncation()
 
-    def _check(self, where: str) -> None:
-        problems = Problems(where)
-        special = {place: token.content for place, token in self._inner.get_added_tokens_decoder().items()}
-        if special != dict(enumerate(SPECIAL_TOKENS)):
-            problems.add(f"its special tokens are {special or 'none'}, not {dict(enumerate(SPECIAL_TOKENS))}")
-        if [self._inner.token_to_id(name) for name in self._names] != list(range(self.vocab_size)):
+    def _check(self) -> None:
+        problems = Problems(self._where)
+        special = {place: token.content for place, token in self._added.items()}
+        wanted = dict(enumerate((*SPECIAL_TOKENS, UNK) if UNK in self._names else SPECIAL_TOKENS))
+        if special != wanted:
+            found = f"{len(special)}, {special.get(0, '-')} first" if special else "none"
+            last = wanted[len(wanted) - 1]
+            problems.add(f"its special tokens are {found}, not the {len(wanted)} from {wanted[0]} to {last}")
+        if None in self._names:
             problems.add("its ids are not 0, 1, 2, ... without a gap")
-        characters = byte_characters().keys()
-        if lacking := characters - set(self._names):
-            problems.add(f"it does not know {len(lacking)} of the 256 bytes")
-        if foreign := set("".join(self._names)) - characters:
-            problems.add(f"its tokens are not all bytes: they hold {sorted(foreign)[:10]}")
+        if self._decoder == "ByteLevel":
+            if lacking := byte_characters().keys() - set(self._names):
+                problems.add(f"it does not know {len(lacking)} of the 256 bytes")
+            if foreign := self._foreign_characters():
+                problems.add(f"its tokens are not all bytes: they hold {sorted(foreign)[:10]}")
+        elif self._decoder != "WordPiece":
+            problems.add(f"its decoder is {self._decoder}; {allowed(['ByteLevel', 'WordPiece'])}")
+        if repr(self._inner.pre_tokenizer) not in map(repr, (AS_BYTES, BERT_WORDS, IN_WORDS)):
+            problems.add("it does not part text as we do: long texts could not be cut")
         problems.raise_if_any(fix="dvc repro tokenizer, or replace the file by one learned here")
+
+    @property
+    def _decoder(self) -> str | None:
+        return (self._description.get("decoder") or {}).get("type")
+
+    def _foreign_characters(self) -> set[str]:
+        ordinary = (name for place, name in enumerate(self._names) if name and place not in self.special_ids)
+        return set("".join(name for name in ordinary if name not in self._added_names)) - byte_characters().keys()
+
+    @cached_property
+    def _added_names(self) -> set[str]:
+        return {token.content for token in self._added.values()}
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
@@ -122,6 +138,74 @@ class Tokenizer:
         """The sha256 of the bytes of `tokenizer.json`: the tokenizer's identity in checkpoints and shards."""
         return hashlib.sha256(self._content).hexdigest()
 
+    def require(self, role: str) -> int:
+        """The id of `pad`, `bos`, `eos`, `sep`, `mask` or `unk`. Raises HallmarkError if the tokenizer lacks it."""
+        if role not in FAMILIAR:
+            raise HallmarkError(f"there is no role {role!r}; {allowed(FAMILIAR)}")
+        found: int | None = getattr(self._roles, role)
+        if found is None:
+            raise self._lacks(f"no {role} token ({', '.join(FAMILIAR[role])})")
+        return found
+
+    def require_sentinels(self, count: int = 1) -> tuple[int, ...]:
+        """The ids of the sentinels. Raises HallmarkError if there are fewer than `count`."""
+        if len(self.sentinel_ids) < count:
+            raise self._lacks(f"{len(self.sentinel_ids)} sentinels (<|span-0|> or <extra_id_0> ...), not {count}")
+        return self.sentinel_ids
+
+    def _lacks(self, what: str) -> HallmarkError:
+        fix = "choose another objective in params.yaml, or a tokenizer learned here"
+        return HallmarkError(f"this tokenizer has {what}", where=self._where, fix=fix)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of all tokens that stand for no text: those with a role, and others that the file calls special."""
+        return frozenset(self._roles.ids | {place for place, token in self._added.items() if token.special})
+
+    @cached_property
+    def is_special(self) -> np.ndarray:
+        """bool (vocab_size,): special tokens, and ids that no token has. The others are ordinary."""
+        return np.array([name is None or place in self.special_ids for place, name in enumerate(self._names)])
+
+    @cached_property
+    def starts_word(self) -> np.ndarray:
+        """bool (vocab_size,): whether a word begins with the token, for whole-word masking.
+
+        WordPiece: every token without `##`. All others: tokens whose first character is a space (also SentencePiece's
+        `▁`), a sign, or of a script without spaces, see `begins_word`. Special tokens stand for themselves.
+        """
+        if self._decoder == "WordPiece":
+            begins = [name is None or not name.startswith(CONTINUES) for name in self._names]
+        else:
+            begins = [begins_word(content) for content in self._contents()]
+        return np.array(begins) | self.is_special
+
+    @cached_property
+    def is_byte_level(self) -> bool:
+        """Whether each token stands for certain bytes, written in GPT-2's alphabet."""
+        return self._decoder == "ByteLevel" and not self._foreign_characters()
+
+    @cached_property
+    def is_lossless(self) -> bool:
+        """Whether `decode(encode(text)) == text` for any text, and `token_bytes` sum to the text's bytes.
+
+        True for all our own kinds but wordpiece. Of foreign ones, for byte-level ones that know all bytes and change
+        nothing before: GPT-2 and RoBERTa, but not Qwen, which composes characters (NFC) first.
+        """
+        knows_all = byte_characters().keys() <= set(self._names)
+        strips = any((token.lstrip or token.rstrip) and not token.special for token in self._added.values())
+        return (
+            self.is_byte_level
+            and knows_all
+            and not strips
+            and self._description.get("normalizer") is None
+            and all(_keeps_all_text(part) for part in _flatten(self._description.get("pre_tokenizer")))
+        )
+
+    def pieces(self, text: str) -> Iterator[str]:
+        """The text in pieces that have, one after another, the tokens of the whole. Of foreign ones, it is one."""
+        return pieces(text) if self._is_ours else iter([text])
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special ones. Raises HallmarkError for a lone surrogate."""
         return self.encode_batch([text])[0]
@@ -132,7 +216,7 @@ class Tokenizer:
             encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
         except TypeError:
             for place, text in enumerate(texts):
-                _refuse_lone_surrogates(text, place)
+                refuse_lone_surrogates(text, place)
             raise
         return [encoding.ids for encoding in encodings]
 
@@ -141,7 +225,11 @@ class Tokenizer:
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
     def decode_bytes(self, ids: np.ndarray) -> np.ndarray:
-        """The UTF-8 bytes of `ids`, uint8 (sum of their `token_bytes`,), without any loss."""
+        """The UTF-8 bytes of `ids`, uint8 (sum of their `token_bytes`,).
+
+        Raises:
+            HallmarkError: the tokenizer is not byte-level.
+        """
         counts = self.token_bytes[ids]
         starts = self._byte_starts[ids]
         ends = np.cumsum(counts, dtype=np.int64)
@@ -150,17 +238,34 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
-        """int32 (vocab_size,): how many UTF-8 bytes each token stands for; 0 for special ones."""
-        counts = np.array([len(name) for name in self._names], dtype=np.int32)  # a byte is one character of the name
-        counts[: len(SPECIAL_TOKENS)] = 0
-        return counts
+        """int32 (vocab_size,): how many UTF-8 bytes each token stands for; 0 for special ones.
+
+        Raises:
+            HallmarkError: the tokenizer is not byte-level.
+        """
+        if not self.is_byte_level:
+            raise HallmarkError(
+                "the tokens of this tokenizer do not stand for certain bytes: it changes the text that it reads",
+                where=self._where,
+                fix="set tokenizer.kind to one without loss: bpe, unigram, bytes or characters",
+            )
+        return np.array([len(content) for content in self._contents()], dtype=np.int32)
+
+    def _contents(self) -> Iterator[bytes]:
+        """What each id stands for: bytes if byte-level, else its name in UTF-8; nothing for special ones."""
+        table = byte_characters() if self.is_byte_level else {}
+        for place, name in enumerate(self._names):
+            if name is None or place in self.special_ids:
+                yield b""
+            elif table and name not in self._added_names:
+                yield bytes(table[character] for character in name)
+            else:
+                yield name.encode()
 
     @cached_property
     def _byte_table(self) -> np.ndarray:
         """uint8: the bytes of all tokens, one after another."""
-        table = byte_characters()
-        ordinary = self._names[len(SPECIAL_TOKENS) :]
-        return np.frombuffer(bytes(table[character] for name in ordinary for character in name), dtype=np.uint8)
+        return np.frombuffer(b"".join(self._contents()), dtype=np.uint8)
 
     @cached_property
     def _byte_starts(self) -> np.ndarray:
@@ -168,53 +273,13 @@ class Tokenizer:
         return np.cumsum(self.token_bytes, dtype=np.int64) - self.token_bytes
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn a vocabulary of at most `vocab_size` tokens, the special ones and the 256 bytes included.
-
-    The same texts always give the same bytes. A text with too few repeated words for `vocab_size` tokens gives a
-    smaller vocabulary: see `Tokenizer.vocab_size`.
-
-    Raises:
-        HallmarkError: `vocab_size` is too small, or a text holds a lone surrogate.
-    """
-    if vocab_size < SMALLEST_VOCABULARY:
-        raise HallmarkError(
-            f"a vocabulary of {vocab_size} is too small for 256 bytes and {len(SPECIAL_TOKENS)} special tokens",
-            where="params.yaml: tokenizer.vocab_size",
-            fix=f"set it to {SMALLEST_VOCABULARY} or more",
-        )
-    inner = tokenizers.Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        show_progress=False,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    inner.train_from_iterator(_checked_pieces(texts), trainer)
-    return Tokenizer((inner.to_str(pretty=True) + "\n").encode())
+def _flatten(part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The parts of a pre-tokenizer, in order."""
+    if part is None:
+        return []
+    inner = part.get("pretokenizers")
+    return [part] if inner is None else [leaf for child in inner for leaf in _flatten(child)]
 
 
-def _checked_pieces(texts: Iterable[str]) -> Iterator[str]:
-    for place, text in enumerate(texts):
-        _refuse_lone_surrogates(text, place)
-        yield from pieces(text)
-
-
-def _refuse_lone_surrogates(text: str, place: int) -> None:
-    """UTF-8 cannot say half of a UTF-16 pair: such a text was read with the wrong encoding."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise HallmarkError(
-            f"character {error.start} is {text[error.start]!r}, half of a pair that UTF-8 cannot hold: {text[:40]!r}",
-            where=f"text {place}",
-            fix="read the text with its right encoding, or set the row aside",
-        ) from error
+def _keeps_all_text(part: dict[str, Any]) -> bool:
+    return part["type"] in KEEPS_ALL_TEXT and not part.get("add_prefix_space") and part.get("behavior") != "Removed"

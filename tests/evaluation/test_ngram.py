@@ -1,6 +1,5 @@
 import random
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +12,11 @@ from pipeline.evaluation.ngram import (
     START,
     NgramModel,
     count,
-    count_shard,
+    count_texts,
     measure_ngram,
     merge_counts,
     weighted_mean,
 )
-from pipeline.tokenization.shards import TokenShard, open_shard, write_shards
-from pipeline.tokenization.tokenizer import Tokenizer, train_bpe
 
 Gram = tuple[int, ...]
 
@@ -31,16 +28,7 @@ def make_texts(seed: int, documents: int = 60) -> list[str]:
     return [" ".join(generator.choices(words, k=generator.randrange(25))) for _ in range(documents)]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_bpe(make_texts(0), 300)
-
-
-@pytest.fixture(scope="module")
-def shards(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenShard, TokenShard]:
-    folder = tmp_path_factory.mktemp("tokens")
-    write_shards(folder, {"train": make_texts(1), "validation": [*make_texts(2, 9), "zebra <|bos|>"]}, tokenizer)
-    return open_shard(folder, "train", tokenizer.hash), open_shard(folder, "validation", tokenizer.hash)
+TRAIN, VALIDATION = make_texts(1), [*make_texts(2, 9), "zebra <|bos|>"]
 
 
 def grams_of(texts: list[str], order: int = ORDER) -> list[Gram]:
@@ -91,39 +79,36 @@ class SlowNgramModel:
         return (own + sum(taken) * below) / sum(followers)
 
 
-def test_probabilities_are_the_definition_s(shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer) -> None:
-    slow = SlowNgramModel(make_texts(1))
-    grams = [*grams_of(make_texts(1)), *grams_of(make_texts(2)), *grams_of(["zebra", "\x00\xff"])]
-    found = NgramModel(*count_shard(shards[0], tokenizer)).probabilities(packed(grams))
+def test_probabilities_are_the_definition_s() -> None:
+    slow = SlowNgramModel(TRAIN)
+    grams = [*grams_of(TRAIN), *grams_of(VALIDATION), *grams_of(["zebra", "\x00\xff"])]
+    found = NgramModel(*count_texts(TRAIN)).probabilities(packed(grams))
     assert found == pytest.approx([slow.probability(gram) for gram in grams], rel=1e-12)
 
 
-def test_probabilities_of_all_bytes_sum_to_one(shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer) -> None:
-    model = NgramModel(*count_shard(shards[0], tokenizer))
-    contexts = np.unique(packed(grams_of([*make_texts(1), "never seen before \x00"])) >> BITS)
+def test_probabilities_of_all_bytes_sum_to_one() -> None:
+    model = NgramModel(*count_texts(TRAIN))
+    contexts = np.unique(packed(grams_of([*TRAIN, "never seen before \x00"])) >> BITS)
     grams = (contexts[:, None] << BITS) | np.arange(256, dtype=np.uint64)
     probabilities = model.probabilities(grams.ravel()).reshape(-1, 256)
     assert (probabilities > 0).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
 
 
-def test_bits_per_byte_count_every_byte_once(shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer) -> None:
-    train, validation = shards
-    slow = SlowNgramModel(make_texts(1))
-    grams = grams_of([*make_texts(2, 9), "zebra <|bos|>"])
-    figures = measure_ngram(train, validation, tokenizer)
-    assert figures["validation_bytes"] == validation.text_bytes == len(grams)
-    assert figures["training_bytes"] == train.text_bytes
+def test_bits_per_byte_count_every_byte_once() -> None:
+    slow = SlowNgramModel(TRAIN)
+    grams = grams_of(VALIDATION)
+    figures = measure_ngram(iter(TRAIN), iter(VALIDATION))
+    assert figures["validation_bytes"] == len("".join(VALIDATION).encode()) == len(grams)
+    assert figures["training_bytes"] == len("".join(TRAIN).encode())
     assert figures["bits_per_byte"] == pytest.approx(np.mean([-np.log2(slow.probability(gram)) for gram in grams]))
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 2, 7, 100])
-def test_chunks_do_not_change_the_counts(
-    shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, chunk_tokens: int
-) -> None:
-    expected = Counter(packed(grams_of(make_texts(1))).tolist())
-    monkeypatch.setattr(ngram, "CHUNK_TOKENS", chunk_tokens)
-    grams, counts = count_shard(shards[0], tokenizer)
+@pytest.mark.parametrize("chunk_symbols", [1, 2, 7, 100])
+def test_chunks_do_not_change_the_counts(monkeypatch: pytest.MonkeyPatch, chunk_symbols: int) -> None:
+    expected = Counter(packed(grams_of(TRAIN)).tolist())
+    monkeypatch.setattr(ngram, "CHUNK_SYMBOLS", chunk_symbols)
+    grams, counts = count_texts(TRAIN)
     assert grams.tolist() == sorted(expected)
     assert dict(zip(grams.tolist(), counts.tolist(), strict=True)) == expected
 
@@ -136,14 +121,12 @@ def test_merging_adds_up() -> None:
     np.testing.assert_array_equal(merged[1], whole[1])
 
 
-def test_no_text_is_refused(shards: tuple[TokenShard, TokenShard], tokenizer: Tokenizer, tmp_path: Path) -> None:
-    write_shards(tmp_path, {"none": [], "empty": [""]}, tokenizer)
-    for split in ("none", "empty"):
-        silent = open_shard(tmp_path, split, tokenizer.hash)
+def test_no_text_is_refused() -> None:
+    for silent in ([], [""]):
         with pytest.raises(HallmarkError, match="there is no validation text"):
-            measure_ngram(shards[0], silent, tokenizer)
+            measure_ngram(TRAIN, silent)
         with pytest.raises(HallmarkError, match="there is no training text"):
-            measure_ngram(silent, shards[0], tokenizer)
+            measure_ngram(silent, TRAIN)
 
 
 def test_the_mean_does_not_depend_on_the_order_of_summation() -> None:

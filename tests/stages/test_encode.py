@@ -10,7 +10,8 @@ from pipeline.common.tables import write_table
 from pipeline.stages import encode, ngram
 from pipeline.stages.door import Stage
 from pipeline.tokenization.shards import open_shard
-from pipeline.tokenization.tokenizer import Tokenizer, train_bpe
+from pipeline.tokenization.tokenizer import Tokenizer
+from pipeline.tokenization.training import train_bpe
 from pipeline.tracking.journal import Journal
 
 PARAGRAPH = "Tokens are written one document after another. " * 300  # 14 kB
@@ -43,9 +44,10 @@ def test_all_training_text_and_at_most_the_wished_validation_text(tokenizer: Tok
     assert found["validation"]["documents"] == validation.documents < 100
 
 
-def test_the_ngram_door_measures_the_same_text(tokenizer: Tokenizer) -> None:
+def test_the_ngram_door_measures_the_same_text() -> None:
     encode.main(make_stage("encode"))
     ngram.main(make_stage("ngram"))
-    found = read_json(metrics_file("ngram"))
-    assert found["validation_bytes"] == 1_000_000
+    encoded, found = read_json(metrics_file("encode")), read_json(metrics_file("ngram"))
+    assert found["validation_bytes"] == encoded["validation"]["text_bytes"] == 1_000_000
+    assert found["training_bytes"] == encoded["train"]["text_bytes"]
     assert 0 < found["bits_per_byte"] < 1  # the same sentence again and again

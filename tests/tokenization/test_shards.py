@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
+from pipeline.tokenization import pieces as pieces_module
 from pipeline.tokenization import shards
-from pipeline.tokenization import tokenizer as tokenizer_module
 from pipeline.tokenization.shards import MANIFEST, open_shard, write_shards
 from pipeline.tokenization.tokenizer import Tokenizer
+from pipeline.tokenization.training import KINDS
 
 OTHER_HASH = "0" * 64
 
@@ -45,11 +46,17 @@ def test_any_documents_come_back(
     assert [tokenizer.decode(shard.document(place)) for place in range(shard.documents)] == documents
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_chunks_do_not_change_the_bytes(
-    folder: Path, texts: list[str], tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by_kind: dict[str, Tokenizer], kind: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder, tokenizer = tmp_path / "whole", by_kind[kind]
+    write_shards(folder, {"train": texts, "validation": texts[-6:]}, tokenizer)
+    shard = open_shard(folder, "train", tokenizer.hash)
+    for place, text in enumerate(texts):
+        assert shard.document(place).tolist() == [tokenizer.bos_id, *tokenizer.encode(text)]
     monkeypatch.setattr(shards, "CHUNK_CHARACTERS", 50)
-    monkeypatch.setattr(tokenizer_module, "PIECE_CHARACTERS", 10)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARACTERS", 10)
     manifest = write_shards(tmp_path / "again", {"train": iter(texts), "validation": iter(texts[-6:])}, tokenizer)
     assert manifest == json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for path in folder.iterdir():
@@ -60,7 +67,7 @@ def test_memory_holds_one_chunk_however_much_text_comes(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "CHUNK_CHARACTERS", 1000)
-    monkeypatch.setattr(tokenizer_module, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARACTERS", 100)
     pulled, encoded, waiting = 0, 0, []
     encode_batch = tokenizer.encode_batch
 

@@ -1,7 +1,8 @@
+"""The contract of `Tokenizer`: identity, bytes of tokens, roles, and what it refuses."""
+
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,87 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
-from pipeline.tokenization import tokenizer as tokenizer_module
-from pipeline.tokenization.tokenizer import (
-    BOS,
-    PAD,
-    PIECE_CHARACTERS,
-    SMALLEST_VOCABULARY,
-    TOKENIZER_FILE,
-    Tokenizer,
-    byte_characters,
-    pieces,
-    train_bpe,
-)
-
-ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-TRICKY_PARTS = st.sampled_from(
-    [
-        PAD,
-        BOS,
-        "<|",
-        "|>",
-        "pad",
-        " ",
-        "\n",
-        "\r\n",
-        "\t",
-        "\x00",
-        "中文",
-        "🎉",
-        "👨‍👩‍👧",
-        "e\u0301",
-        "अन्",
-        "12345",
-        "\u00a0",
-        "'s",
-    ]
-)
-
-
-@given(ANY_TEXT)
-def test_any_text_comes_back_exactly(tokenizer: Tokenizer, text: str) -> None:
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text
-    assert tokenizer.decode_bytes(np.array(ids, dtype=np.int64)).tobytes() == text.encode()
-    assert tokenizer.token_bytes[ids].sum() == len(text.encode())
-
-
-@given(st.lists(TRICKY_PARTS).map("".join))
-def test_names_of_special_tokens_are_plain_text(tokenizer: Tokenizer, text: str) -> None:
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text
-    assert not {tokenizer.pad_id, tokenizer.bos_id} & set(ids)
-
-
-def test_names_of_special_tokens_are_never_learned() -> None:
-    learned = train_bpe([f"{PAD} {BOS} {PAD}{BOS}"] * 100, 400)
-    assert learned.decode(learned.encode(PAD)) == PAD
-    assert not {learned.pad_id, learned.bos_id} & set(learned.encode(f"{PAD}{BOS} {PAD}"))
-
-
-@given(st.lists(ANY_TEXT, max_size=5))
-def test_a_batch_is_its_texts_one_by_one(tokenizer: Tokenizer, batch: list[str]) -> None:
-    assert tokenizer.encode_batch(batch) == [tokenizer.encode(text) for text in batch]
-
-
-@given(
-    st.lists(TRICKY_PARTS | st.sampled_from(["\n", "\n中", "\na", "\x85", "\u2028", "\x1c", "  ", "\r"])).map("".join)
-)
-def test_pieces_have_the_tokens_of_the_whole(tokenizer: Tokenizer, text: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_module, "PIECE_CHARACTERS", 3)
-        parts = list(pieces(text))
-    assert "".join(parts) == text
-    assert [token for ids in tokenizer.encode_batch(parts) for token in ids] == tokenizer.encode(text)
-
-
-def test_long_texts_are_cut_into_pieces_of_like_size() -> None:
-    lines = "a line of thirty characters..\n" * 20_000
-    sizes = [len(part) for part in pieces(lines)]
-    assert sum(sizes) == len(lines)
-    assert max(sizes) < PIECE_CHARACTERS + 31
-    assert list(pieces("")) == [""]
+from pipeline.tokenization.roles import SPECIAL_TOKENS
+from pipeline.tokenization.tokenizer import TOKENIZER_FILE, Tokenizer
+from pipeline.tokenization.training import KINDS
 
 
 @given(st.lists(st.integers(0, 399)))
@@ -100,32 +23,29 @@ def test_decoded_bytes_are_those_of_each_token(tokenizer: Tokenizer, ids: list[i
 
 
 def test_special_tokens_stand_for_no_text(tokenizer: Tokenizer) -> None:
-    assert (tokenizer.pad_id, tokenizer.bos_id) == (0, 1)
-    assert tokenizer.token_bytes[:2].tolist() == [0, 0]
-    assert tokenizer.token_bytes[2:].min() == 1
-    assert tokenizer.decode([tokenizer.bos_id, *tokenizer.encode("text"), tokenizer.pad_id]) == "text"
+    assert tokenizer.token_bytes[:37].tolist() == [0] * 37
+    assert tokenizer.token_bytes[37:].min() == 1
 
 
-def test_byte_characters_are_all_bytes_once() -> None:
-    assert sorted(byte_characters().values()) == list(range(256))
+def test_the_bytes_of_a_lossy_tokenizer_are_refused(by_kind: dict[str, Tokenizer]) -> None:
+    with pytest.raises(HallmarkError, match=r"do not stand for certain bytes.*\n.*bpe, unigram, bytes or characters"):
+        by_kind["wordpiece"].decode_bytes(np.array([40]))
 
 
-@pytest.mark.parametrize("text", ["a\ud800", "\udc80"])
-def test_lone_surrogates_are_refused(tokenizer: Tokenizer, text: str) -> None:
-    with pytest.raises(HallmarkError, match=r"text 1: .* UTF-8 cannot hold"):
-        tokenizer.encode_batch(["fine", text])
-    with pytest.raises(HallmarkError, match=r"text 1: .* UTF-8 cannot hold"):
-        train_bpe(["fine", text], 300)
+def test_word_starts_group_tokens_into_words(by_kind: dict[str, Tokenizer]) -> None:
+    def words(kind: str, text: str) -> list[str]:
+        tokenizer, found = by_kind[kind], []
+        for token in tokenizer.encode(text):
+            if tokenizer.starts_word[token] or not found:
+                found.append([])
+            found[-1].append(token)
+        return [tokenizer.decode(ids) for ids in found]
 
-
-def test_too_little_text_gives_a_smaller_vocabulary() -> None:
-    assert train_bpe(["abab abab"], 5000).vocab_size < 270
-    assert train_bpe([], 5000).vocab_size == SMALLEST_VOCABULARY
-
-
-def test_too_small_a_vocabulary_is_refused() -> None:
-    with pytest.raises(HallmarkError, match=r"vocab_size: a vocabulary of 100 is too small .*\n.*258 or more"):
-        train_bpe(["text"], 100)
+    for kind in ("bpe", "unigram", "bytes", "characters"):
+        assert words(kind, "Zwölf unlikeliest hands, 1234567") == ["Zwölf", " unlikeliest", " hands", ",", " 1234567"]
+        assert words(kind, "模型 a\nzzyzx") == ["模", "型", " a", "\nzzyzx"]
+    assert len(words("wordpiece", "unlikeliest hands, 99")) == 4
+    assert by_kind["wordpiece"].starts_word[:38].all()
 
 
 def test_saved_is_loaded_byte_for_byte(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -136,26 +56,6 @@ def test_saved_is_loaded_byte_for_byte(tokenizer: Tokenizer, tmp_path: Path) -> 
         assert loaded.encode("<|bos|> text") == tokenizer.encode("<|bos|> text")
     Tokenizer.load(tmp_path).save(tmp_path / "again")
     assert (tmp_path / "again" / TOKENIZER_FILE).read_bytes() == (tmp_path / TOKENIZER_FILE).read_bytes()
-
-
-LEARN = """
-import json, sys
-from pipeline.tokenization.tokenizer import train_bpe
-print(train_bpe(json.load(sys.stdin), 600).hash)
-"""
-
-
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_learning_gives_the_same_bytes_in_every_process(texts: list[str], threads: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LEARN],
-        input=json.dumps(texts),
-        env={"RAYON_NUM_THREADS": threads, "PYTHONPATH": str(Path.cwd())},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == train_bpe(texts, 600).hash
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
@@ -171,13 +71,49 @@ def test_a_torn_tokenizer_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> No
         Tokenizer.load(tmp_path)
 
 
-def test_a_foreign_tokenizer_is_refused_with_all_reasons(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tokenizer.save(tmp_path)
-    content = json.loads((tmp_path / TOKENIZER_FILE).read_text(encoding="utf-8"))
-    content["added_tokens"] = []
-    vocabulary = content["model"]["vocab"]
+def description(tokenizer: Tokenizer) -> dict[str, Any]:
+    return json.loads(tokenizer._content)
+
+
+def test_one_of_our_own_that_was_changed_is_refused_with_all_reasons(tokenizer: Tokenizer) -> None:
+    changed = description(tokenizer)
+    changed["added_tokens"] = []
+    vocabulary = changed["model"]["vocab"]
     vocabulary["▁word"] = vocabulary.pop("!")
+    vocabulary["gap"] = 1000
     with pytest.raises(HallmarkError) as refusal:
-        Tokenizer(json.dumps(content).encode())
-    for reason in ("3 problems", "special tokens are none", "does not know 1 of the 256 bytes", "hold ['▁']"):
+        Tokenizer(json.dumps(changed).encode())
+    for reason in (
+        "4 problems",
+        "are none, not the 37 from <|pad|> to <|span-31|>",
+        "without a gap",
+        "1 of the 256",
+        "hold ['▁']",
+    ):
         assert reason in str(refusal.value)
+
+
+def test_one_of_our_own_of_an_earlier_version_is_refused(tokenizer: Tokenizer) -> None:
+    changed = description(tokenizer)
+    changed["added_tokens"] = changed["added_tokens"][:2]
+    with pytest.raises(HallmarkError, match=r"its special tokens are 2, <\|pad\|> first, not the 37(.|\n)*dvc repro"):
+        Tokenizer(json.dumps(changed).encode())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_reading_of_text_cannot_be_changed(by_kind: dict[str, Tokenizer], kind: str) -> None:
+    """Pieces and losslessness hold for the ways of parting text that we learn with, no others."""
+    changed = description(by_kind[kind])
+    changed["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+    with pytest.raises(HallmarkError, match="it does not part text as we do"):
+        Tokenizer(json.dumps(changed).encode())
+
+
+def test_a_missing_role_is_named(by_kind: dict[str, Tokenizer]) -> None:
+    with pytest.raises(HallmarkError, match=r"has no unk token \(<\|unk\|>, \[UNK\], <unk>\)\n  next: choose another"):
+        by_kind["bpe"].require("unk")
+    with pytest.raises(HallmarkError, match=r"has 32 sentinels .*, not 33"):
+        by_kind["bpe"].require_sentinels(33)
+    with pytest.raises(HallmarkError, match="no role 'end'; allowed: pad, bos, eos, sep, mask, unk"):
+        by_kind["bpe"].require("end")
+    assert by_kind["wordpiece"].require("unk") == len(SPECIAL_TOKENS)
