@@ -1,0 +1,1 @@
+"""Published models in, and ours out: one small table per architecture."""
