@@ -76,8 +76,11 @@ def params(
     from pipeline.model.config import derive_config
 
     settings = Params() if defaults else load_params()
-    _config, derived = derive_config(settings.model, settings.tokenizer.vocab_size)
     typer.echo(render(settings))
+    if settings.model.init_from is not None:
+        typer.echo(f"# Derived: nothing; the network is that of {settings.model.init_from}")
+        return
+    _config, derived = derive_config(settings.model, settings.tokenizer.vocab_size)
     typer.echo("# Derived:")
     for name, value in derived.items():
         typer.echo(f"#   model.{name}: {value}")
@@ -103,6 +106,24 @@ def register(task: TaskOrAll = None) -> None:
 
     for name in [task] if task else load_params().tasks:
         typer.echo(register_task(name))
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="a stage (pretrain, finetune@TASK), an MLflow run's id, or NAME@ALIAS")],
+    folder: Annotated[Path, typer.Argument(help="a new folder, or one of an earlier export")],
+) -> None:
+    """Write a model in the form that transformers, vLLM and others load without code of ours."""
+    from pipeline.model.interchange.exporting import export_model
+    from pipeline.tracking.locate import model_folder
+
+    with model_folder(what) as found:
+        export, is_new = export_model(found, folder)
+    typer.echo(f"{folder}: {export.model_class}{'' if is_new else ', there already with the same bytes'}")
+    for name, content in export.files.items():
+        typer.echo(f"  {name}  {len(content):,} bytes")
+    for note in export.notes:
+        typer.echo(f"note: {note}")
 
 
 @app.command()

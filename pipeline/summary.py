@@ -28,7 +28,8 @@ def summarize() -> dict[str, Any]:
         "pretrain": {"bits_per_byte", "ngram_bits_per_byte", "tokens_per_second"};
         "stages": {STAGE: {"key", "seconds", "peak_memory_bytes"}}, in the order of `dvc.yaml`;
         "missing": the stages that were never built. A speed or time is None where the outputs were restored
-        from a cache and this machine never ran the stage; a figure is None where its stage is missing.
+        from a cache and this machine never ran the stage; a figure is None where its stage is missing, and so is "bits_per_byte" where
+        the pretrained model is not causal.
 
     Raises:
         HallmarkError: nothing was built here, or a metrics file is gone.
@@ -47,7 +48,7 @@ def summarize() -> dict[str, Any]:
     return {
         "tasks": {task: _task(task) for task in tasks if f"evaluate@{task}" in stages},
         "pretrain": {
-            "bits_per_byte": _metrics("pretrain")["bits_per_byte"] if "pretrain" in stages else None,
+            "bits_per_byte": _metrics("pretrain").get("bits_per_byte") if "pretrain" in stages else None,
             "ngram_bits_per_byte": _metrics("ngram")["bits_per_byte"] if "ngram" in stages else None,
             "tokens_per_second": speed,
         },
@@ -125,14 +126,11 @@ def _format_interval(figure: dict[str, float]) -> str:
 
 
 def _pretrain_line(figures: dict[str, Any]) -> str:
-    shown = [f"{name} {value:.3f}" for name, value in _named_bits(figures) if value is not None]
+    bits = [("pretrained", figures["bits_per_byte"]), ("byte 5-gram", figures["ngram_bits_per_byte"])]
+    shown = [f"{name} {value:.3f}" for name, value in bits if value is not None]
     if figures["tokens_per_second"] is not None:
         shown.append(f"{figures['tokens_per_second']:,.0f} tokens/s")
     return "bits per byte of unseen text: " + ", ".join(shown) if shown else "not pretrained yet"
-
-
-def _named_bits(figures: dict[str, Any]) -> list[tuple[str, float | None]]:
-    return [("pretrained", figures["bits_per_byte"]), ("byte 5-gram", figures["ngram_bits_per_byte"])]
 
 
 def _stage_table(stages: dict[str, Any]) -> Any:

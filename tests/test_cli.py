@@ -19,7 +19,7 @@ from pipeline.cli import app
 from pipeline.common.params import Params, load_params
 from tests.toy import ToyProject
 
-VERBS = {"doctor", "summary", "params", "sync", "register", "ui", "promote", "rollback", "reap"}
+VERBS = {"doctor", "summary", "params", "sync", "register", "export", "ui", "promote", "rollback", "reap"}
 
 
 def test_every_verb_explains_itself() -> None:
@@ -125,8 +125,8 @@ def test_summary_holds_every_figure(built_project: ToyProject) -> None:
     assert 0 < summary["pretrain"]["ngram_bits_per_byte"] < 8
     assert summary["pretrain"]["tokens_per_second"] > 0
     assert list(summary["stages"]) == [
-        *("ingest", "validate", "tokenizer", "encode", "ngram", "pretrain", "finetune@package", "scratch@package"),
-        *("evaluate@package", "report", "register@package"),
+        *("ingest", "validate", "import", "tokenizer", "encode", "ngram", "pretrain"),
+        *("finetune@package", "scratch@package", "evaluate@package", "report", "register@package"),
     ]
     assert all(len(stage["key"]) == 64 for stage in summary["stages"].values())
     assert all(stage["seconds"] > 0 and stage["peak_memory_bytes"] > 1e7 for stage in summary["stages"].values())

@@ -92,6 +92,7 @@ def test_outputs_lie_where_the_layout_says() -> None:
     expected = {
         "ingest": [layout.RAW],
         "validate": [layout.CLEAN],
+        "import": [layout.IMPORTED],
         "tokenizer": [layout.TOKENIZER],
         "encode": [layout.TOKENS],
         "ngram": [],

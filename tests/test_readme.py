@@ -19,7 +19,7 @@ from tests.toy import TOY_PARAMS, ToyProject
 README = Path("README.md").read_text(encoding="utf-8")
 STAGES = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
 # Long, for ever, or for another machine: tests of their own start these (end_to_end, flows, serving).
-ONLY_LOOKED_UP = ("make", "mlflow", "prefect", "python -m flows", "source", "export", "curl")
+ONLY_LOOKED_UP = ("dvc exp", "make", "mlflow", "prefect", "python -m flows", "source", "export", "curl")
 ONLY_LOOKED_UP += ("hallmark promote", "hallmark rollback")
 
 

@@ -16,6 +16,7 @@ QUARANTINE = CLEAN / "quarantine.parquet"
 TOKENIZER = Path("data/tokenizer")
 TOKENS = Path("data/tokens")
 
+IMPORTED = Path("models/import")
 PRETRAINED = Path("models/pretrain")
 FINETUNED = Path("models/finetune")
 SCRATCH_ARM = Path("models/scratch")

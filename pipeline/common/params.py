@@ -19,6 +19,24 @@ PARAMS_FILE = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+
+# The parts of a network, by name. What each one is, is said where it is built: pipeline/model.
+Family = Literal["decoder", "encoder", "encoder-decoder"]
+Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "relative", "none"]
+Norm = Literal["layernorm", "rmsnorm"]
+NormPlacement = Literal["pre", "post"]
+FeedForward = Literal["relu", "gelu", "gelu_tanh", "relu2", "geglu", "geglu_tanh", "swiglu"]
+Biases = Literal["none", "feed_forward", "all"]
+PART_CHOICES: dict[str, tuple[str, ...]] = {
+    "family": get_args(Family),
+    "positions": get_args(Positions),
+    "norm": get_args(Norm),
+    "norm_placement": get_args(NormPlacement),
+    "feed_forward": get_args(FeedForward),
+    "biases": get_args(Biases),
+}
+Objective = Literal["causal", "prefix-lm", "mlm", "mlm+nsp", "span-corruption"]
+
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -69,9 +87,22 @@ class Validate(Section):
 class Tokenizer(Section):
     """How text becomes tokens."""
 
-    kind: Literal["bpe"] = Field("bpe", description="byte-level byte-pair encoding: no character is ever unknown")
-    vocab_size: Annotated[int, Field(ge=260, le=1_000_000)] = Field(4096, description="tokens, special ones included")
-    training_megabytes: Positive = Field(32, description="learn the merges from at most this much training text")
+    kind: Literal["bpe", "wordpiece", "unigram", "bytes", "characters"] = Field(
+        "bpe", description="bpe, unigram, bytes, characters: give back any text; wordpiece: as BERT, normalises it"
+    )
+    vocab_size: Annotated[int, Field(ge=293, le=1_000_000)] = Field(
+        4096, description="tokens, special ones included; kind bytes always has 293"
+    )
+    lowercase: bool = Field(
+        False, description="read text in lower case and without accents, as BERT's uncased models (wordpiece only)"
+    )
+    training_megabytes: Positive = Field(32, description="learn the vocabulary from at most this much training text")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Tokenizer":
+        if self.lowercase and self.kind != "wordpiece":
+            raise ValueError(f"lowercase: kind {self.kind} gives back text exactly; allowed: false, or kind wordpiece")
+        return self
 
 
 class Encode(Section):
@@ -93,22 +124,45 @@ class Compute(Section):
 
 
 class Model(Section):
-    """The shape of the network. One dial, `depth`; null means derived from it, and printed."""
+    """The network: `preset` names its parts, `depth` gives its shape; a null below means derived, and printed."""
 
-    depth: Positive = Field(4, description="number of blocks")
+    init_from: str | None = Field(
+        None,
+        description="hf:FOLDER or hf:NAME of a published model to start from instead of random weights; null: none",
+    )
+    preset: Literal["transformer-2017", "gpt2", "llama", "qwen3", "bert", "roberta", "modernbert", "t5"] = Field(
+        "qwen3", description="the network whose parts are taken where they are null below"
+    )
+    depth: Positive = Field(4, description="number of blocks, or in an encoder-decoder of each of the two")
     hidden_size: Positive | None = Field(None, description="width of the residual stream; null: 64 x depth")
     num_heads: Positive | None = Field(None, description="attention heads; null: hidden_size / 64")
-    intermediate_size: Positive | None = Field(None, description="SwiGLU width; null: 8/3 x hidden_size, to a 64")
+    num_kv_heads: Positive | None = Field(
+        None, description="heads of keys and values, fewer for grouped or (1) multi-query attention; null: num_heads"
+    )
+    intermediate_size: Positive | None = Field(
+        None, description="feed-forward width; null: 4 x hidden_size, or 8/3 x if gated, to a 64"
+    )
     context_length: Positive = Field(256, description="tokens that the model sees at once")
-    tied_embeddings: bool = Field(False, description="share the token embedding with the output head")
-    dropout: Share = Field(0.0, description="dropout in pretraining, on each block's outputs")
+    family: Family | None = Field(None, description="what sees what")
+    positions: Positions | None = Field(None, description="how the network knows where a token stands")
+    norm: Norm | None = Field(None, description="normalisation")
+    norm_placement: NormPlacement | None = Field(None, description="pre: of what a part reads; post: of the sum")
+    feed_forward: FeedForward | None = Field(None, description="activation; geglu and swiglu are gated")
+    biases: Biases | None = Field(None, description="which linear layers have biases")
+    qk_norm: bool | None = Field(None, description="normalise queries and keys in each head")
+    sliding_window: Positive | None = Field(None, description="see only keys nearer than this; null: as the preset")
+    tied_embeddings: bool | None = Field(None, description="share the token embedding with the output head")
+    dropout: Share = Field(0.0, description="dropout in pretraining, on embeddings and on each block's outputs")
+    attention_dropout: Share = Field(0.0, description="dropout in pretraining, on attention weights")
 
 
 class Pretrain(Section):
-    """Learning to continue text."""
+    """Learning language from text, before any label."""
 
-    steps: Positive | None = Field(
-        600, description="optimizer steps; null: 20 tokens per matrix parameter, in batches of batch_tokens"
+    steps: Annotated[int, Field(ge=0)] | None = Field(
+        600,
+        description="optimizer steps; null: 20 tokens per matrix parameter, in batches of batch_tokens; "
+        "0: none, to fine-tune model.init_from as it is",
     )
     batch_tokens: Positive = Field(4096, description="tokens per optimizer step, over all ranks")
     micro_batch_tokens: Positive | None = Field(None, description="tokens per forward pass; null: batch_tokens")
@@ -119,6 +173,11 @@ class Pretrain(Section):
     warmup_share: Share = Field(0.02, description="share of the steps with a rising learning rate")
     decay_share: Share = Field(0.4, description="share of the steps, at the end, with a falling one")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
+    mask_share: Annotated[float, Field(gt=0.0, lt=0.9)] = Field(
+        0.15, description="share of tokens to be guessed (mlm, mlm+nsp, span-corruption)"
+    )
+    whole_words: bool = Field(False, description="mask all tokens of a word or none (mlm, mlm+nsp)")
+    mean_span: Annotated[float, Field(ge=1.0)] = Field(3.0, description="mean tokens per gap (span-corruption)")
     validate_every: Positive = Field(100, description="steps between validations")
     checkpoint_every: Positive = Field(50, description="steps between checkpoints")
 
@@ -136,7 +195,7 @@ class Finetune(Section):
     dropout: Share = Field(0.1, description="dropout before the head")
     token_dropout: Share = Field(0.1, description="share of a text's tokens left out, drawn anew at every step")
     max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")
-    pooling: Literal["mean", "last"] = Field("mean", description="how token vectors become one text vector")
+    pooling: Literal["mean", "first", "last"] = Field("mean", description="how token vectors become one text vector")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     patience: Positive = Field(4, description="stop after this many epochs without a better validation macro-F1")
     validation_texts: Positive = Field(400, description="validate on at most this many texts")
@@ -187,6 +246,11 @@ class Params(Section):
     encode: Encode = Encode()
     compute: Compute = Compute()
     model: Model = Model()
+    objective: Objective | None = Field(
+        None,
+        description="what pretraining learns to predict; null: causal for a decoder, mlm for an encoder, "
+        "span-corruption for an encoder-decoder",
+    )
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
     tasks: dict[TaskName, Task] = Field({"library": Task()}, min_length=1)
@@ -200,6 +264,8 @@ class Params(Section):
                 raise ValueError(f"tasks.{name}.path: source.kind files needs the labelled file of this task")
             if self.source.kind == "python-docs" and name != "library":
                 raise ValueError(f"tasks.{name}: source.kind python-docs makes the task `library` only")
+        if self.pretrain.steps == 0 and self.model.init_from is None:
+            raise ValueError("pretrain.steps: 0 needs model.init_from, else the weights stay random")
         return self
 
 

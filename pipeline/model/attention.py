@@ -1,58 +1,176 @@
-"""Multi-head attention with any position scheme and any mask.
+"""Multi-head attention: self- and cross-, with any position scheme, any mask and grouped keys.
 
-Legend: B batch, T query positions, S key positions, D hidden size, H heads, K head dimension.
+Legend: B batch, T query positions, S key positions, D hidden size, H heads, G heads of keys and values, K head
+dimension.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import dropout, scaled_dot_product_attention
 
+from pipeline.model.cache import KeyValues
 from pipeline.model.config import ModelConfig
-from pipeline.model.norms import RMSNorm
+from pipeline.model.norms import NORMS, widen
 from pipeline.model.positions import rotate
 
 
-def attend(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias_TS: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(K) + bias) V, written out, the softmax in float32 (Vaswani et al. 2017, eq. 1).
+class Sight(NamedTuple):
+    """What the queries of a layer see, and from where.
+
+    Attributes:
+        bias: float32, broadcasts to (B, H, T, S): 0 or a position's score where a query may look, -inf where it may
+            not; None: everything is seen.
+        causal: the bias says "no later position" and nothing else, so that a fast kernel may say it itself.
+        rotary: cos and sin of the positions, broadcast to (B, H, T, K); None: nothing is turned.
+        positions_BT: int64, where new keys go in the cache; only read with a cache.
+    """
+
+    bias: Tensor | None = None
+    causal: bool = False
+    rotary: tuple[Tensor, Tensor] | None = None
+    positions_BT: Tensor | None = None
+
+
+def attention_weights(q_BHTK: Tensor, k_BHSK: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale Q K^T + bias) over S, float32 (B, H, T, S) (Vaswani et al. 2017, eq. 1)."""
+    scores_BHTS = widen(q_BHTK @ k_BHSK.transpose(-2, -1)) * scale
+    return (scores_BHTS if bias is None else scores_BHTS + bias).softmax(dim=-1)
+
+
+def attend(
+    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias: Tensor | None, scale: float, dropout_share: float = 0.0
+) -> Tensor:
+    """Attention written out: the reference that every fast path is tested against.
 
     Compiled for a CPU this trains a third faster than `scaled_dot_product_attention`, whose CPU backward
-    costs more than the two products. `bias` is 0 where a query may look and -inf where it may not; it
-    broadcasts to (B, H, T, S).
+    costs more than the two products.
     """
-    scores_BHTS = (q_BHTK @ k_BHSK.transpose(-2, -1)).float() / math.sqrt(q_BHTK.size(-1)) + bias_TS
-    return scores_BHTS.softmax(dim=-1).to(v_BHSK.dtype) @ v_BHSK
+    weights_BHTS = attention_weights(q_BHTK, k_BHSK, bias, scale).to(v_BHSK.dtype)
+    if dropout_share:
+        weights_BHTS = dropout(weights_BHTS, dropout_share)
+    return weights_BHTS @ v_BHSK
 
 
 class Attention(nn.Module):
-    """Self-attention with per-head query and key norms (QK-norm) and no biases, as in Qwen3."""
+    """Self-attention, or cross-attention where a memory is given."""
+
+    recorded: list[Tensor] | None = None  # see `record_attention`
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.num_heads = config.num_heads
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
-        self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+        heads, kv_heads, head_dim = config.num_heads, config.kv_heads, config.head_dim
+        bias = config.biases == "all"
+        self.heads, self.kv_heads = heads, kv_heads
+        self.scale = 1 / math.sqrt(head_dim) if config.scale_attention else 1.0
+        self.dropout_share = config.attention_dropout
+        self.q_proj = nn.Linear(config.hidden_size, heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_heads * head_dim, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_heads * head_dim, bias=bias)
+        self.o_proj = nn.Linear(heads * head_dim, config.hidden_size, bias=bias)
+        norm = NORMS[config.norm]
+        self.q_norm = norm(head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = norm(head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], bias_TS: Tensor) -> Tensor:
-        q_BHTK = rotate(self.q_norm(self._split(self.q_proj(x_BTD))), *rotary)
-        k_BHTK = rotate(self.k_norm(self._split(self.k_proj(x_BTD))), *rotary)
-        v_BHTK = self._split(self.v_proj(x_BTD))
-        q_BHTK, k_BHTK = q_BHTK.to(v_BHTK.dtype), k_BHTK.to(v_BHTK.dtype)
-        if x_BTD.device.type == "cpu":
-            y_BHTK = attend(q_BHTK, k_BHTK, v_BHTK, bias_TS)
+    def forward(
+        self, x_BTD: Tensor, sight: Sight, memory_BSD: Tensor | None = None, cache: KeyValues | None = None
+    ) -> Tensor:
+        """Queries from x, keys and values from x too or from a memory; with a cache also from earlier calls."""
+        q_BHTK = self.q_norm(self._split(self.q_proj(x_BTD), self.heads))
+        if memory_BSD is not None and cache is not None and cache.filled:
+            k_BGSK, v_BGSK = cache.keys, cache.values
         else:
-            y_BHTK = scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, bias_TS.to(q_BHTK.dtype))
+            source_BSD = x_BTD if memory_BSD is None else memory_BSD
+            k_BGSK = self.k_norm(self._split(self.k_proj(source_BSD), self.kv_heads))
+            v_BGSK = self._split(self.v_proj(source_BSD), self.kv_heads)
+            if sight.rotary is not None:
+                k_BGSK = rotate(k_BGSK, *sight.rotary)
+            k_BGSK = k_BGSK.to(v_BGSK.dtype)
+            if cache is not None:
+                k_BGSK, v_BGSK = cache.update(k_BGSK, v_BGSK, None if memory_BSD is not None else sight.positions_BT)
+        if sight.rotary is not None:
+            q_BHTK = rotate(q_BHTK, *sight.rotary)
+        y_BHTK = self._attend(q_BHTK.to(v_BGSK.dtype), k_BGSK, v_BGSK, sight)
         return self.o_proj(y_BHTK.transpose(1, 2).flatten(2))
 
-    def _split(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def _attend(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, sight: Sight) -> Tensor:
+        dropout_share = self.dropout_share if self.training else 0.0
+        if q_BHTK.device.type != "cpu" and self.recorded is None:
+            bias = None if sight.causal or sight.bias is None else sight.bias.to(q_BHTK.dtype)
+            return scaled_dot_product_attention(
+                q_BHTK, k_BGSK, v_BGSK, bias, dropout_share, sight.causal, self.scale, self.heads != self.kv_heads
+            )
+        k_BHSK, v_BHSK = self._for_each_head(k_BGSK), self._for_each_head(v_BGSK)
+        if self.recorded is not None:
+            self.recorded.append(attention_weights(q_BHTK, k_BHSK, sight.bias, self.scale))
+        return attend(q_BHTK, k_BHSK, v_BHSK, sight.bias, self.scale, dropout_share)
+
+    def _split(self, x_BTD: Tensor, heads: int) -> Tensor:
+        return x_BTD.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    def _for_each_head(self, x_BGSK: Tensor) -> Tensor:
+        return x_BGSK if self.heads == self.kv_heads else x_BGSK.repeat_interleave(self.heads // self.kv_heads, dim=1)
 
 
-def causal_bias(length: int, device: torch.device) -> Tensor:
-    """bias_TS, float32: 0 on and below the diagonal, -inf above, so that no position sees a later one."""
-    return torch.full((length, length), -math.inf, device=device).triu(1)
+@contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the weights (B, H, T, S) of every attention inside `model`, by name, one entry per call. Eager only."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
+    weights: dict[str, list[Tensor]] = {name: [] for name in found}
+    for name, module in found.items():
+        module.recorded = weights[name]
+    try:
+        yield weights
+    finally:
+        for module in found.values():
+            module.recorded = None
+
+
+def visible_bias(
+    query_positions_BT: Tensor,
+    key_positions_S: Tensor,
+    *,
+    causal: bool,
+    window: int | None = None,
+    visible_BS: Tensor | None = None,
+    prefix_B: Tensor | None = None,
+) -> Tensor | None:
+    """bias (B or 1, 1, T, S), float32: 0 where a query may look, -inf where it may not; None if it may everywhere.
+
+    Args:
+        query_positions_BT, key_positions_S: int64; B may be 1.
+        causal: no query sees a later key.
+        window: no query sees a key at this distance or more.
+        visible_BS: bool, False at padding.
+        prefix_B: int64; keys before it are seen by all queries (prefix LM, Raffel et al. 2020).
+
+    Every query sees its own position in any case: a row of nothing but padding must not become NaN.
+    """
+    distance_BTS = query_positions_BT[:, :, None] - key_positions_S
+    allowed_BTS = torch.ones_like(distance_BTS, dtype=torch.bool)
+    if causal:
+        allowed_BTS = distance_BTS >= 0
+        if prefix_B is not None:
+            allowed_BTS = allowed_BTS | (key_positions_S < prefix_B[:, None, None])
+    if window is not None:
+        allowed_BTS = allowed_BTS & (distance_BTS.abs() < window)
+    if visible_BS is not None:
+        allowed_BTS = allowed_BTS & visible_BS[:, None]
+    elif not causal and window is None:
+        return None
+    allowed_BTS = allowed_BTS | (distance_BTS == 0)
+    bias_BTS = torch.zeros(allowed_BTS.shape, device=allowed_BTS.device).masked_fill(~allowed_BTS, -math.inf)
+    return bias_BTS[:, None]
+
+
+def memory_bias(visible_BS: Tensor | None) -> Tensor | None:
+    """bias (B, 1, 1, S) of cross-attention: -inf at padding, except in rows of nothing but padding."""
+    if visible_BS is None:
+        return None
+    hidden_BS = ~visible_BS & visible_BS.any(dim=1, keepdim=True)
+    bias_BS = torch.zeros(hidden_BS.shape, device=hidden_BS.device).masked_fill(hidden_BS, -math.inf)
+    return bias_BS[:, None, None]

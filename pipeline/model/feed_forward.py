@@ -1,19 +1,47 @@
-"""Feed-forward parts of a block."""
+"""The feed-forward part of a block.
+
+Legend: B batch, T positions, D hidden size.
+"""
+
+from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import gelu, relu, silu
 
 from pipeline.model.config import ModelConfig
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+def relu2(x: Tensor) -> Tensor:
+    """relu(x)^2 (So et al. 2021, arXiv:2109.08668)."""
+    return relu(x).square()
+
+
+# name -> (activation, whether a second projection gates it: Shazeer 2020, arXiv:2002.05202).
+# `_tanh` is GELU by the tanh approximation (Hendrycks and Gimpel 2016), as GPT-2 and T5 v1.1 compute it.
+FEED_FORWARDS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "relu": (relu, False),
+    "gelu": (gelu, False),
+    "gelu_tanh": (partial(gelu, approximate="tanh"), False),
+    "relu2": (relu2, False),
+    "geglu": (gelu, True),
+    "geglu_tanh": (partial(gelu, approximate="tanh"), True),
+    "swiglu": (silu, True),
+}
+
+
+class FeedForward(nn.Module):
+    """down(act(up(x))), or gated: down(act(gate(x)) * up(x))."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.activation, gated = FEED_FORWARDS[config.feed_forward]
+        sizes, bias = (config.hidden_size, config.intermediate_size), config.biases != "none"
+        self.gate_proj = nn.Linear(*sizes, bias=bias) if gated else None
+        self.up_proj = nn.Linear(*sizes, bias=bias)
+        self.down_proj = nn.Linear(*reversed(sizes), bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        if self.gate_proj is None:
+            return self.down_proj(self.activation(self.up_proj(x_BTD)))
+        return self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))

@@ -3,12 +3,12 @@
 import torch
 
 from pipeline.common.errors import HallmarkError
-from pipeline.model.decoder import Decoder
+from pipeline.model.transformer import Transformer
 
 
 @torch.inference_mode()
 def generate(
-    model: Decoder,
+    model: Transformer,
     prompt_ids: list[int],
     *,
     max_new_tokens: int,
@@ -31,12 +31,12 @@ def generate(
     """
     if not prompt_ids:
         raise HallmarkError("an empty prompt has nothing to continue", fix="start with the tokenizer's bos_id")
-    device = model.embed_tokens.weight.device
+    device = model.embedding.tokens.weight.device
     generator = torch.Generator().manual_seed(seed)
     ids = list(prompt_ids)
     for _ in range(max_new_tokens):
         window_BT = torch.tensor([ids[-model.config.context_length :]], device=device)
-        logits_V = model.lm_head(model.hidden_states(window_BT)[0, -1]).float().cpu()
+        logits_V = model.logits(model.hidden_states(window_BT)[0, -1]).float().cpu()
         ids.append(choose(logits_V, temperature, top_k, generator))
     return ids[len(prompt_ids) :]
 

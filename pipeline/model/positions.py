@@ -1,10 +1,21 @@
-"""Position schemes.
+"""Position schemes: what is added to the embeddings, what turns queries and keys, what is added to the scores.
 
-Legend: B batch, T positions, H heads, K head dimension.
+Legend: B batch, T query positions, S key positions, D hidden size, H heads, K head dimension.
 """
+
+import math
 
 import torch
 from torch import Tensor
+
+POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
+
+
+def sinusoidal_table(length: int, hidden_size: int) -> Tensor:
+    """table_TD, float32: sin and cos of pos / 10000^(2i/D) in turns (Vaswani et al. 2017, section 3.5)."""
+    rates = 10_000.0 ** (-torch.arange(0, hidden_size, 2, dtype=torch.float64) / hidden_size)
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), rates)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :hidden_size].float()
 
 
 def rotary_tables(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -24,3 +35,32 @@ def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
     first, second = x_BHTK.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return x_BHTK * cos_TK + turned * sin_TK
+
+
+def alibi_slopes(num_heads: int) -> Tensor:
+    """slopes_H, float32: 2^(-8h/H) for h = 1 .. H where H is a power of two (Press et al. 2022, arXiv:2108.12409).
+
+    Other numbers of heads take the slopes of the power of two below, then every second one of the power above, as
+    the paper's code does.
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
+    between = [2 ** (-8 * (head + 1) / (2 * power)) for head in range(0, 2 * power, 2)]
+    return torch.tensor((slopes + between)[:num_heads])
+
+
+def relative_buckets(distance: Tensor, *, causal: bool, buckets: int = 32, most: int = 128) -> Tensor:
+    """The bucket of each distance (key position - query position), int64 (Raffel et al. 2020, arXiv:1910.10683).
+
+    Half of the buckets hold one distance each, the other half grow logarithmically up to `most`; without `causal`
+    one half of all is for keys behind the query and the other for keys ahead.
+    """
+    if causal:
+        offset, apart = torch.zeros_like(distance), (-distance).clamp(min=0)
+    else:
+        buckets //= 2
+        offset, apart = (distance > 0).long() * buckets, distance.abs()
+    exact = buckets // 2
+    scale = (buckets - exact) / math.log(most / exact)
+    far = exact + (torch.log(apart.float().clamp(min=1) / exact) * scale).long()
+    return offset + torch.where(apart < exact, apart, far.clamp(max=buckets - 1))

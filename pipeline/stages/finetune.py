@@ -14,7 +14,7 @@ def main(stage: Stage) -> None:
     import torch
 
     from pipeline.common.files import read_jsonl
-    from pipeline.model.accounting import training_flops_per_token
+    from pipeline.model.accounting import body_flops_per_token
     from pipeline.model.config import ModelConfig
     from pipeline.model.weights import load_weights, read_config, read_tokenizer, read_weights
     from pipeline.tasks.classification import save_classifier
@@ -38,11 +38,12 @@ def main(stage: Stage) -> None:
     model = task.model(config)
     if not from_scratch:
         weights, _, _ = read_weights(PRETRAINED)
-        load_weights(model.body, {name: value for name, value in weights.items() if not name.startswith("lm_head.")})
+        own = {name for name, _ in model.body.named_parameters()}  # what predicts tokens stays behind
+        load_weights(model.body, {name: value for name, value in weights.items() if name in own})
 
     batches = task.batches()
     steps = settings.epochs * batches.steps_per_epoch
-    flops_per_token = training_flops_per_token(config, head=False)
+    flops_per_token = body_flops_per_token(config)
     flops = flops_per_token * settings.epochs * batches.tokens_per_epoch
     runtime = choose_runtime(stage.params.compute, flops / len(task.buckets))  # each length is compiled on its own
     stage.announce(

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.params import Finetune, Task
 from pipeline.model.config import ModelConfig
-from pipeline.model.decoder import Decoder
+from pipeline.model.transformer import Transformer
 from pipeline.model.weights import CONFIG, load_weights, named_weights, read_weights, save_checkpoint_folder
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, smallest_fitting
 from pipeline.tasks.metrics import classification_metrics
@@ -24,19 +24,20 @@ from pipeline.tasks.rows import draw_labels, in_drawn_order, of_split
 from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "classification"
-POOLINGS = ("mean", "last")
+POOLINGS = ("mean", "first", "last")
 MEASURED_ROWS = 32  # texts at once in validation
 PREDICTED_ROWS = {"cpu": 1, "cuda": 64}  # texts at once in prediction
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TextClassifier(nn.Module):
-    """A decoder's body, its token vectors pooled to one text vector, and a linear head.
+    """A language model's body, its token vectors pooled to one text vector, and a linear head.
 
     Args:
-        config: of the body; the head that predicts tokens is left out.
+        config: of the body; what predicts tokens is left out, and so is the decoder behind an encoder.
         classes: C.
-        pooling: `mean` of the vectors of all tokens, or the vector of the `last`.
+        pooling: `mean` of the vectors of all tokens, or the vector of the `first` or `last`. The head on the last has
+            no bias, as in published decoders that classify, so that it can be exported.
         dropout: on the text vector.
     """
 
@@ -44,17 +45,20 @@ class TextClassifier(nn.Module):
         super().__init__()
         if pooling not in POOLINGS:
             raise HallmarkError(f"unknown pooling {pooling!r}; {allowed(POOLINGS)}")
-        self.body = Decoder(config)
-        del self.body.lm_head
+        self.body = Transformer(config, heads=False)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(config.hidden_size, classes)
+        self.head = nn.Linear(config.hidden_size, classes, bias=pooling != "last")
         nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Token ids (int64, padded on the right) and their counts to logits_BC, float32."""
-        x_BTD = self.body.hidden_states(ids_BT)
+        visible_BT = None  # padding stands on the right, where no token of a decoder looks
+        if self.body.encoder is not None:
+            visible_BT = torch.arange(ids_BT.size(1), device=ids_BT.device) < lengths_B[:, None]
+        x_BTD = self.body.hidden_states(ids_BT, visible_BT)
         with torch.autocast(x_BTD.device.type, enabled=False):
             return self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
 
@@ -62,6 +66,8 @@ class TextClassifier(nn.Module):
 def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
     """The text vectors x_BD of token vectors; only the first `lengths_B` of each row count."""
     counts_B = lengths_B.clamp(min=1)  # rows that only fill the batch have none
+    if pooling == "first":
+        return x_BTD[:, 0]
     if pooling == "last":
         return x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), counts_B - 1]
     valid_BT = torch.arange(x_BTD.size(1), device=x_BTD.device) < lengths_B[:, None]

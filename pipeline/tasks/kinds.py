@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.config import ModelConfig
-from pipeline.model.decoder import Decoder
+from pipeline.model.transformer import Transformer
 from pipeline.tasks.batches import Batch, LengthBuckets
 from pipeline.tasks.classification import Classification
 
@@ -15,7 +15,7 @@ from pipeline.tasks.classification import Classification
 class TaskModel(Protocol):
     """A network with a pretrained body and a head of its own."""
 
-    body: Decoder
+    body: Transformer
     head: nn.Module
 
 

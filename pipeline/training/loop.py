@@ -127,7 +127,7 @@ class _Loop:
         self.loss = loss
         runtime.compile_blocks(model)
         self.best: dict[str, Tensor] | None = None
-        self.progress = Progress()
+        self.progress = Progress(finished=plan.steps == 0)
         self._resume()
         self.curve = MetricsFile(scratch / METRICS_FILE)
         self.curve.rewind(self.progress.step)
@@ -159,7 +159,8 @@ class _Loop:
     def _step(self) -> None:
         micro_batches, state = next(self.batches)
         loss_value, tokens = self._backward(micro_batches)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.gradient_clip)
+        norm = gradient_norm(self.model)
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.plan.gradient_clip, norm)
         step = self.progress.step + 1
         self._refuse_non_finite(step, loss_value, float(norm))
         rate = self.optimizers.schedule(self.progress.step)
@@ -244,6 +245,21 @@ class _Loop:
             mfu=self.meter.mfu(),
             metrics_path=self.curve.path,
         )
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """The norm of all gradients together, the same on any number of threads."""
+    squares = [steady_sum(parameter.grad.square()) for parameter in model.parameters() if parameter.grad is not None]
+    return torch.stack(squares).sum().sqrt()
+
+
+def steady_sum(x: Tensor, chunk: int = 16_384) -> Tensor:
+    """The sum of all values in one order: torch splits a sum to one number over its threads from 32,768 values on."""
+    x = x.flatten()
+    while x.numel() > chunk:
+        whole = x.numel() // chunk * chunk
+        x = torch.cat((x[:whole].view(-1, chunk).sum(dim=1), x[whole:].sum()[None]))
+    return x.sum()
 
 
 class _SignalFlag:

@@ -68,7 +68,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = x / (x.norm(dim=-1, keepdim=True).norm(dim=-2, keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

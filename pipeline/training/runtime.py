@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from torch import nn
 from pipeline.common.errors import HallmarkError
 from pipeline.common.layout import home
 from pipeline.common.params import Compute
-from pipeline.model.decoder import Block
+from pipeline.model.block import Block
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,12 +71,40 @@ def choose_runtime(compute: Compute, total_flops: float) -> Runtime:
     device, device_reason = choose_device(compute)
     precision, precision_reason = choose_precision(compute, device)
     compiled, compile_reason = choose_compile(compute, device, total_flops)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "inductor"))  # first: the next line imports Inductor
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Without it the compiled embedding gradient is summed with atomic adds: three runs, three results.
     torch.use_deterministic_algorithms(True)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "inductor"))
+    if compiled:
+        sum_in_one_order()
     reasons = {"device": device_reason, "precision": precision_reason, "compile": compile_reason}
     return Runtime(device, precision, compiled, reasons)
+
+
+def sum_in_one_order() -> None:
+    """Keep Inductor from splitting a sum over threads: its bits would follow their number.
+
+    Where the loop over what is summed is much longer than the loops around it, as in the gradient of a norm's weight,
+    Inductor splits that loop. It has no setting for this, hence the change of its code; torch is pinned to the minor
+    version.
+    """
+    from torch._inductor.codegen import cpp
+
+    split: Any = cpp.LoopNest.max_parallel_depth
+    if getattr(split, "in_one_order", False):
+        return
+
+    def around_sums(nest: Any) -> Any:
+        found = split(nest)
+        if nest.loops is None or not nest.loops[found.start_depth].is_reduction:
+            return found
+        outer = 0
+        while not nest.loops[outer].is_reduction:
+            outer += 1
+        return cpp.ParallelDepth(parallel_depth=outer, start_depth=0)
+
+    around_sums.in_one_order = True  # type: ignore[attr-defined]
+    cpp.LoopNest.max_parallel_depth = around_sums  # type: ignore[assignment]
 
 
 def choose_device(compute: Compute) -> tuple[torch.device, str]:

@@ -41,7 +41,7 @@ def test_what_is_rendered_is_read_back(
 def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(
-        "pretrain: {optimiser: muon, steps: 0}\n"
+        "pretrain: {optimiser: muon, steps: -1}\n"
         "model: {depth: four}\n"
         "source: {kind: web}\n"
         "tasks: {library: {labels: 3}}\n"
@@ -52,7 +52,7 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
     message = str(caught.value)
     assert message.startswith(f"{path}: 6 problems")
     assert "pretrain.optimiser: unknown key; did you mean optimizer? allowed: steps, batch_tokens" in message
-    assert "pretrain.steps: Input should be greater than 0, not 0" in message
+    assert "pretrain.steps: Input should be greater than or equal to 0, not -1" in message
     assert "model.depth: Input should be a valid integer" in message
     assert "source.kind: Input should be 'python-docs' or 'files', not 'web'" in message
     assert "tasks.library.labels: unknown key; allowed: kind, path" in message

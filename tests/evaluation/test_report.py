@@ -99,6 +99,9 @@ def make_facts() -> dict[str, Any]:
             "model": {"num_layers": 4, "hidden_size": 256, "num_heads": 4, "context_length": 256},
             "loss": [(1, 8.0), (2, 5.0)],
             "bits": [(2, 1.8)],
+            "validation_loss": 3.5,
+            "validation_accuracy": 0.25,
+            "validation_losses": [(2, 5.2)],
         },
         "samples": [{"prompt": "", "text": EVIL}, {"prompt": EVIL, "text": "went on"}],
         "data": {"documents": table, "tasks": {"kind": table}, "rejected": 3, "versions": {"numpy": "2.0"}},
@@ -189,6 +192,21 @@ def test_the_twin_says_the_same_and_shows_the_charts_beside_it(page: str, tmp_pa
 def test_the_curves_are_tables_that_dvc_plots(page: str, tmp_path: Path) -> None:
     assert (tmp_path / "curves/pretrain/loss.csv").read_text() == "step,loss\n1,8.0\n2,5.0\n"
     assert (tmp_path / "curves/tasks/kind_scratch.csv").read_text() == "step,macro_f1\n1,0.5\n2,0.7\n"
+
+
+def test_a_model_that_is_not_causal_shows_its_loss_and_no_bits_per_byte(tmp_path: Path) -> None:
+    facts = make_facts()
+    del facts["pretrain"]["bits_per_byte"]
+    facts["pretrain"]["bits"], facts["samples"] = [], []
+    write_report(tmp_path, facts)
+    for name in ("index.html", "report.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "25.0 %" in text
+        assert "3.500 nats per target" in text
+        assert "its bits per byte are not defined" in text
+        assert "pretrain-bits" not in text
+        assert "Only a decoder goes on with a text" in text
+    assert (tmp_path / "curves/pretrain/bits.csv").read_text() == "step,bits_per_byte\n"
 
 
 def test_the_same_facts_are_the_same_bytes(page: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from pipeline.common.params import Model
 from pipeline.model.config import derive_config
 from pipeline.tasks.classification import KIND, TextClassifier, save_classifier
-from pipeline.tokenization.tokenizer import train_bpe
+from pipeline.tokenization.training import train_bpe
 
 LABELS = ["email", "logging", "语言"]
 TEXTS = [f"the {word} of a message number {number}" for number, word in enumerate(["head", "level", "语言", ""] * 5)]

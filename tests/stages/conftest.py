@@ -11,10 +11,10 @@ from pipeline.common.layout import PRETRAINED, clean_task
 from pipeline.common.params import Params
 from pipeline.common.tables import write_table
 from pipeline.model.config import ModelConfig
-from pipeline.model.decoder import Decoder
+from pipeline.model.transformer import Transformer
 from pipeline.model.weights import named_weights, save_checkpoint_folder
 from pipeline.stages.door import Stage
-from pipeline.tokenization.tokenizer import train_bpe
+from pipeline.tokenization.training import train_bpe
 from pipeline.tracking.journal import Journal
 from tests.tasks.test_classification import WORDS
 
@@ -56,8 +56,8 @@ def labelled(make_stage: MakeStage) -> pd.DataFrame:
     ]
     rows = pd.DataFrame(table, columns=["id", "text", "label", "split", "group"])
     write_table(clean_task("kind"), rows)
-    tokenizer = train_bpe([text * 20 for text in WORDS.values()], 290)
+    tokenizer = train_bpe([text * 20 for text in WORDS.values()], 320)
     torch.manual_seed(3)
     config = ModelConfig(tokenizer.vocab_size, 16, 2, 2, 24, 48, tied_embeddings=False, dropout=0.1)
-    save_checkpoint_folder(PRETRAINED, named_weights(Decoder(config)), {"model": config.to_dict()}, tokenizer)
+    save_checkpoint_folder(PRETRAINED, named_weights(Transformer(config)), {"model": config.to_dict()}, tokenizer)
     return rows

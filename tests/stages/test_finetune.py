@@ -60,7 +60,7 @@ def test_one_arm_starts_from_the_pretrained_weights_and_the_other_needs_none(
         finetune.main(make_stage("finetune@kind", key="1" * 64))
     Path("elsewhere").rename(PRETRAINED / WEIGHTS)
     pretrained, _, _ = read_weights(PRETRAINED)
-    name = "embed_tokens.weight"
+    name = "embedding.tokens.weight"
     difference = {
         arm: float((read_weights(arm / "kind")[0][f"body.{name}"] - pretrained[name]).abs().max())
         for arm in (FINETUNED, SCRATCH_ARM)

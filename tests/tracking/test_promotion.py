@@ -19,7 +19,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.serving.package import write_package
 from pipeline.serving.save import save_pyfunc
 from pipeline.tasks.classification import TextClassifier, load_classifier, save_classifier
-from pipeline.tokenization.tokenizer import train_bpe
+from pipeline.tokenization.training import train_bpe
 from pipeline.tracking import promotion
 from pipeline.tracking.mlflow_store import Store, open_store
 from pipeline.tracking.promotion import EXPERIMENT, floors_missed, predict_version, promote, rollback
@@ -196,7 +196,7 @@ def test_floors() -> None:
 
 def test_a_registered_version_answers_as_its_classifier_does(store: Store, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    tokenizer = train_bpe(iter(["ants and bees", "bees and ants are many"] * 20), 270)
+    tokenizer = train_bpe(iter(["ants and bees", "bees and ants are many"] * 20), 300)
     config = ModelConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=16,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.params import Pretrain
-from pipeline.model.decoder import Decoder
+from pipeline.model.transformer import Transformer
 from pipeline.training.optimizers import Muon, orthogonalise, pretraining_optimizers, split_parameters, trapezoid
 from tests.model.test_parts import TINY
 
@@ -42,7 +42,7 @@ def test_orthogonalised_singular_values_are_near_one() -> None:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_every_parameter_is_in_exactly_one_group(tied: bool, name: Literal["muon", "adamw"]) -> None:
-    model = Decoder(replace(TINY, tied_embeddings=tied))
+    model = Transformer(replace(TINY, tied_embeddings=tied))
     optimizers = pretraining_optimizers(model, Pretrain(optimizer=name), lambda _: 1.0)
     owned = [id(p) for o in optimizers.optimizers for group in o.param_groups for p in group["params"]]
     assert sorted(owned) == sorted(id(p) for p in model.parameters())

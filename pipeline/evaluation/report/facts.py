@@ -93,7 +93,8 @@ def pretrain_facts() -> dict[str, Any]:
         "ngram_bits_per_byte": ngram["bits_per_byte"],
         "model": read_config(PRETRAINED)["model"],
         "loss": training_curve(PRETRAINED),
-        "bits": validation_curve(PRETRAINED, "bits_per_byte"),
+        "bits": validation_curve(PRETRAINED, "bits_per_byte"),  # empty unless the model is causal
+        "validation_losses": validation_curve(PRETRAINED, "loss"),
     }
 
 

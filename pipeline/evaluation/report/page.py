@@ -59,19 +59,17 @@ def make_environment() -> Environment:
 def draw_charts(facts: dict[str, Any]) -> dict[str, str]:
     """Every chart by name, as SVG."""
     pretrain = facts["pretrain"]
-    five_gram = ("byte-level 5-gram", pretrain["ngram_bits_per_byte"])
-    charts = {
-        "pretrain-loss": line_chart(
-            "Training loss", "step", "nats per token", [Line("training loss", pretrain["loss"])]
-        ),
-        "pretrain-bits": line_chart(
+    losses = [Line("training loss", pretrain["loss"]), Line("on unseen text", pretrain["validation_losses"])]
+    charts = {"pretrain-loss": line_chart("Loss in pretraining", "step", "nats per target", losses)}
+    if pretrain["bits"]:
+        five_gram = ("byte-level 5-gram", pretrain["ngram_bits_per_byte"])
+        charts["pretrain-bits"] = line_chart(
             "Bits per byte of unseen text",
             "step",
             "bits per byte",
             [Line("pretrained model", pretrain["bits"])],
             [five_gram],
-        ),
-    }
+        )
     for task in facts["tasks"]:
         for headline, label in HEADLINES.items():
             title = f"Test {label} of {task['name']}, with intervals"
@@ -89,7 +87,8 @@ def curve_tables(facts: dict[str, Any]) -> Mapping[str, tuple[Sequence[str], Seq
     """The curves as tables: file name to (columns, rows)."""
     tables = {
         "pretrain/loss": (("step", "loss"), facts["pretrain"]["loss"]),
-        "pretrain/validation": (("step", "bits_per_byte"), facts["pretrain"]["bits"]),
+        "pretrain/validation": (("step", "loss"), facts["pretrain"]["validation_losses"]),
+        "pretrain/bits": (("step", "bits_per_byte"), facts["pretrain"]["bits"]),
     }
     for task in facts["tasks"]:
         for arm, points in task["curves"].items():

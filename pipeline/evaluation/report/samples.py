@@ -9,8 +9,8 @@ import torch
 
 from pipeline.common.tables import stream_table
 from pipeline.model.config import ModelConfig
-from pipeline.model.decoder import Decoder
 from pipeline.model.generation import generate
+from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights, read_weights
 
 PROMPT_TOKENS, NEW_TOKENS, PROMPTS, BEGINNING_CHARACTERS = 16, 64, 3, 400
@@ -22,10 +22,13 @@ def write_samples(model_folder: Path, documents: Path, seed: int) -> list[dict[s
     On the CPU, in float32 and in one thread, so that the same weights always write the same text.
 
     Returns:
-        {"prompt", "text"} each.
+        {"prompt", "text"} each; nothing for a model that is no decoder, since it continues no text.
     """
-    weights, config, tokenizer = read_weights(model_folder)
-    model = Decoder(ModelConfig.from_dict(config["model"])).eval()
+    weights, described, tokenizer = read_weights(model_folder)
+    config = ModelConfig.from_dict(described["model"])
+    if config.family != "decoder":
+        return []
+    model = Transformer(config).eval()
     load_weights(model, weights)
     prompts = [tokenizer.encode(beginning)[:PROMPT_TOKENS] for beginning in ["", *_beginnings(documents)]]
     samples = []

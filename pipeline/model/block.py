@@ -1,0 +1,158 @@
+"""A block and a stack of blocks: what every family is made of.
+
+Legend: B batch, T query positions, S key positions, D hidden size, H heads, K head dimension.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.attention import Attention, Sight, memory_bias, visible_bias
+from pipeline.model.cache import DecoderCache, KeyValues
+from pipeline.model.config import ModelConfig
+from pipeline.model.feed_forward import FeedForward
+from pipeline.model.norms import NORMS
+from pipeline.model.positions import alibi_slopes, relative_buckets, rotary_tables
+
+
+class Memory(NamedTuple):
+    """What an encoder hands to a decoder: its states, and where they are padding (bool, False there)."""
+
+    states_BSD: Tensor
+    visible_BS: Tensor | None = None
+
+
+class Block(nn.Module):
+    """One layer: self-attention, cross-attention if there is a memory, feed-forward, each added to the residual stream.
+
+    pre: x + part(norm(x)) (Radford et al. 2019); post: norm(x + part(x)) (Vaswani et al. 2017).
+    """
+
+    def __init__(self, config: ModelConfig, cross: bool) -> None:
+        super().__init__()
+        self.post = config.norm_placement == "post"
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config)
+        self.cross_attention_norm = make_norm(config) if cross else None
+        self.cross_attention = Attention(config) if cross else None
+        self.feed_forward_norm = make_norm(config)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        sight: Sight,
+        memory_BSD: Tensor | None = None,
+        memory_sight: Sight | None = None,
+        cache: KeyValues | None = None,
+        memory_cache: KeyValues | None = None,
+    ) -> Tensor:
+        if self.post:
+            x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, sight, None, cache)))
+        else:
+            x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), sight, None, cache))
+        if self.cross_attention is not None and self.cross_attention_norm is not None and memory_sight is not None:
+            cross, norm = self.cross_attention, self.cross_attention_norm
+            if self.post:
+                x_BTD = norm(x_BTD + self.dropout(cross(x_BTD, memory_sight, memory_BSD, memory_cache)))
+            else:
+                x_BTD = x_BTD + self.dropout(cross(norm(x_BTD), memory_sight, memory_BSD, memory_cache))
+        if self.post:
+            return self.feed_forward_norm(x_BTD + self.dropout(self.feed_forward(x_BTD)))
+        return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD)))
+
+
+class Stack(nn.Module):
+    """The blocks of an encoder or of a decoder, with what their positions add to the scores.
+
+    Args:
+        config: shape and parts.
+        causal: a decoder's: no position sees a later one.
+        cross: blocks look at an encoder's memory, too.
+    """
+
+    rope_cos: Tensor
+    rope_sin: Tensor
+    slopes: Tensor
+
+    def __init__(self, config: ModelConfig, *, causal: bool, cross: bool = False) -> None:
+        super().__init__()
+        self.config, self.causal = config, causal
+        layers = config.decoder_layers if causal else config.encoder_layers
+        self.blocks = nn.ModuleList(Block(config, cross) for _ in range(layers))
+        self.norm = make_norm(config) if config.norm_placement == "pre" else nn.Identity()
+        self.windows = [config.window(layer) for layer in range(layers)]
+        if config.positions == "rotary":
+            cos_TK, sin_TK = rotary_tables(config.context_length, config.head_dim, config.rope_theta)
+            self.register_buffer("rope_cos", cos_TK, persistent=False)
+            self.register_buffer("rope_sin", sin_TK, persistent=False)
+        elif config.positions == "alibi":
+            self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
+        elif config.positions == "relative":
+            self.relative_bias = nn.Embedding(32, config.num_heads)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        positions_BT: Tensor,
+        visible_BS: Tensor | None = None,
+        *,
+        prefix_B: Tensor | None = None,
+        memory: Memory | None = None,
+        cache: DecoderCache | None = None,
+    ) -> Tensor:
+        """Embedded tokens to the states after the last norm, x_BTD.
+
+        Args:
+            x_BTD: embedded tokens.
+            positions_BT: int64, where in their texts they stand; B may be 1.
+            visible_BS: bool, False at padding; None: nothing is hidden.
+            prefix_B: int64, for a prefix LM: how many first tokens of each text are seen by all.
+            memory: the encoder's states, for a decoder with cross-attention.
+            cache: keys and values of earlier calls; the new ones are written into it.
+        """
+        sights = self._sights(positions_BT, visible_BS, prefix_B, cache)
+        states = memory_sight = None
+        if memory is not None:
+            states, memory_sight = memory.states_BSD, Sight(memory_bias(memory.visible_BS))
+        for layer, block in enumerate(self.blocks):
+            own = cache.own[layer] if cache is not None else None
+            across = cache.memory[layer] if cache is not None and cache.memory else None
+            x_BTD = block(x_BTD, sights[self.windows[layer]], states, memory_sight, own, across)
+        return self.norm(x_BTD)
+
+    def _sights(
+        self, positions_BT: Tensor, visible_BS: Tensor | None, prefix_B: Tensor | None, cache: DecoderCache | None
+    ) -> dict[int | None, Sight]:
+        """What each layer sees, by its window: made once for all layers of a window."""
+        keys_S = torch.arange(cache.length, device=positions_BT.device) if cache is not None else positions_BT[0]
+        distance_BTS = keys_S - positions_BT[:, :, None]
+        scores = self._position_scores(distance_BTS)
+        rotary = None
+        if self.config.positions == "rotary":
+            rotary = self.rope_cos[positions_BT][:, None], self.rope_sin[positions_BT][:, None]
+        only_causal = self.causal and scores is None and visible_BS is None and prefix_B is None and cache is None
+        sights = {}
+        for window in set(self.windows):
+            bias = visible_bias(
+                positions_BT, keys_S, causal=self.causal, window=window, visible_BS=visible_BS, prefix_B=prefix_B
+            )
+            if scores is not None:
+                bias = scores if bias is None else bias + scores
+            sights[window] = Sight(bias, only_causal and window is None, rotary, positions_BT)
+        return sights
+
+    def _position_scores(self, distance_BTS: Tensor) -> Tensor | None:
+        """What ALiBi or T5's relative positions add to the scores, (B or 1, H, T, S)."""
+        if self.config.positions == "alibi":
+            return -self.slopes[:, None, None] * distance_BTS.abs()[:, None]
+        if self.config.positions == "relative":
+            buckets_BTS = relative_buckets(distance_BTS, causal=self.causal)
+            return self.relative_bias(buckets_BTS).permute(0, 3, 1, 2).float()
+        return None
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    return NORMS[config.norm](config.hidden_size, config.norm_eps, config.biases != "none")

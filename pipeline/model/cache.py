@@ -1,0 +1,78 @@
+"""Keys and values that are computed once and looked at for every new token.
+
+Legend: B batch, S key positions, G heads of keys and values, K head dimension, T new positions.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pipeline.model.config import ModelConfig
+
+
+class KeyValues:
+    """The keys and values of one attention: written at their positions, or once for all from a memory.
+
+    Room for a whole generation is taken at the start, so that every step has the same shapes. What stands at a position that was
+    not written yet, or that padding wrote, is never seen: the mask shows a query only the positions before it, and
+    these have been written by its own text.
+    """
+
+    def __init__(self, keys_BGSK: Tensor | None = None, values_BGSK: Tensor | None = None) -> None:
+        self._keys, self._values = keys_BGSK, values_BGSK
+
+    @property
+    def filled(self) -> bool:
+        return self._keys is not None
+
+    @property
+    def keys(self) -> Tensor:
+        assert self._keys is not None
+        return self._keys
+
+    @property
+    def values(self) -> Tensor:
+        assert self._values is not None
+        return self._values
+
+    def update(self, k_BGTK: Tensor, v_BGTK: Tensor, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Write new keys and values at `positions_BT` (None: these are all there will be); returns all of them."""
+        if positions_BT is None:
+            self._keys, self._values = k_BGTK, v_BGTK
+            return k_BGTK, v_BGTK
+        index = positions_BT.expand(len(k_BGTK), -1)[:, None, :, None].expand_as(k_BGTK)
+        self.keys.scatter_(2, index, k_BGTK.to(self.keys.dtype))
+        self.values.scatter_(2, index, v_BGTK.to(self.values.dtype))
+        return self.keys, self.values
+
+    def take(self, rows_B: Tensor) -> None:
+        """Keep these rows of the batch, in this order, any of them several times (beam search)."""
+        if self._keys is not None:
+            self._keys, self._values = self.keys[rows_B], self.values[rows_B]
+
+
+@dataclass
+class DecoderCache:
+    """The caches of a decoder's blocks: of self-attention, and of cross-attention if there is an encoder."""
+
+    own: list[KeyValues]
+    memory: list[KeyValues] = field(default_factory=list)
+
+    @classmethod
+    def empty(
+        cls, config: ModelConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device
+    ) -> "DecoderCache":
+        """Room for `length` positions of `rows` texts in every block."""
+        shape = (rows, config.kv_heads, length, config.head_dim)
+        layers = config.decoder_layers
+        own = [KeyValues(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))) for _ in range(layers)]
+        return cls(own, [KeyValues() for _ in range(layers)] if config.encoder_layers else [])
+
+    @property
+    def length(self) -> int:
+        return self.own[0].keys.size(2)
+
+    def take(self, rows_B: Tensor) -> None:
+        for key_values in (*self.own, *self.memory):
+            key_values.take(rows_B)

@@ -1,0 +1,263 @@
+"""What pretraining learns to predict, one objective for each: its rows, its loss and its measure.
+
+    causal            each token from those before it (Radford et al. 2019)
+    prefix-lm         the rest of a text from its beginning, whose tokens see one another (Raffel et al. 2020)
+    mlm               hidden tokens from those around them (Devlin et al. 2019; Liu et al. 2019)
+    mlm+nsp           the same in pairs of texts, and whether the second goes on where the first ends
+    span-corruption   the gaps of a text (Raffel et al. 2020)
+
+All losses are sums over valid targets, with their number; the loop divides once, by all of the global batch.
+Legend: B rows, T positions, M masked positions, D hidden size, V vocabulary, N targets.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pipeline.common.errors import HallmarkError, allowed
+from pipeline.common.params import Pretrain
+from pipeline.model.accounting import body_flops_per_token, head_flops_per_token, stack_flops_per_token
+from pipeline.model.config import ModelConfig
+from pipeline.model.norms import widen
+from pipeline.model.transformer import LanguageHead, Transformer
+from pipeline.tokenization.shards import TokenShard
+from pipeline.tokenization.tokenizer import Tokenizer
+from pipeline.training.loop import Batch, steady_sum
+from pipeline.training.masking import NO_TARGET, Masking, SentencePairs
+from pipeline.training.runtime import Runtime
+from pipeline.training.spans import SpanCorruption
+from pipeline.training.windows import (
+    MakeRow,
+    PlanEpoch,
+    Windows,
+    document_windows,
+    fixed_windows,
+    validation_batches,
+)
+
+OBJECTIVES = {  # family -> what it can learn; the first is its own
+    "decoder": ("causal", "prefix-lm"),
+    "encoder": ("mlm", "mlm+nsp"),
+    "encoder-decoder": ("span-corruption",),
+}
+LEAST_PAIR = 8  # tokens of a text that is cut into a pair
+
+HeadLoss = Callable[[LanguageHead, Tensor, Tensor], Tensor]
+
+
+def choose_objective(name: str | None, family: str) -> str:
+    """The objective of params.yaml, or the family's own. Raises HallmarkError if this family cannot learn it."""
+    if name is not None and name not in OBJECTIVES[family]:
+        fitting = [other for other, names in OBJECTIVES.items() if name in names]
+        raise HallmarkError(
+            f"a model of the family {family} does not learn {name!r}; {allowed(OBJECTIVES[family])}",
+            where="params.yaml: objective",
+            fix=f"change it, or take a preset of the family {' or '.join(fitting)}",
+        )
+    return name or OBJECTIVES[family][0]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One objective on one tokenizer and context length.
+
+    Attributes:
+        name: as in params.yaml.
+        row_length: source positions of a row, T.
+        target_share: targets that the head is computed for, per source position.
+        plan: makes the windows of a shard.
+        make_row: makes a row of a window, given the shard that it is of.
+    """
+
+    name: str
+    row_length: int
+    target_share: float
+    plan: Callable[[TokenShard], PlanEpoch]
+    make_row: Callable[[TokenShard], MakeRow]
+
+    def batches(self, shard: TokenShard, batch_tokens: int, micro_batch_tokens: int | None, seed: int) -> Windows:
+        """Endless global batches of about `batch_tokens` source tokens: rounded down to whole rows, at least one."""
+        rows = max(1, batch_tokens // self.row_length)
+        micro = max(1, (micro_batch_tokens or batch_tokens) // self.row_length)
+        return Windows(shard.tokens, self.plan(shard), self.make_row(shard), rows, micro, seed)
+
+    def validation(self, shard: TokenShard, rows: int, most_tokens: int | None = None) -> list[Batch]:
+        """The same batches of a shard whenever it is asked."""
+        windows = self.plan(shard)(None)
+        most_rows = None if most_tokens is None else max(1, most_tokens // self.row_length)
+        return validation_batches(shard.tokens, windows, self.make_row(shard), rows, most_rows)
+
+    def flops_per_token(self, config: ModelConfig) -> int:
+        """Forward and backward FLOPs per source token, see `pipeline.model.accounting`."""
+        target = head_flops_per_token(config)
+        if config.family == "encoder-decoder":
+            target += stack_flops_per_token(config, decoder=True)
+        return body_flops_per_token(config) + round(self.target_share * target)
+
+
+def make_objective(name: str, tokenizer: Tokenizer, context_length: int, settings: Pretrain) -> Objective:
+    """Raises HallmarkError if the tokenizer lacks a mark that the objective needs, or nothing fits the context."""
+    length = context_length
+    masking = Masking(tokenizer, settings.mask_share, settings.whole_words)
+    if name in ("causal", "prefix-lm"):
+        make_row = successor_row if name == "causal" else prefix_row
+        return Objective(
+            name, length, 1.0, lambda shard: fixed_windows(shard, length + 1, length), lambda _shard: make_row
+        )
+    if name == "mlm":
+        tokenizer.require("mask")
+        share = masking.count(length) / length
+        return Objective(
+            name, length, share, lambda shard: fixed_windows(shard, length, length), lambda _shard: masking
+        )
+    if name == "mlm+nsp":
+        tokenizer.require("mask"), tokenizer.require("sep")
+
+        def cut(shard: TokenShard) -> PlanEpoch:
+            return document_windows(shard, length - 3, LEAST_PAIR)  # 3: `bos` and two `sep`
+
+        def pairs(shard: TokenShard) -> MakeRow:
+            return SentencePairs(tokenizer, masking, shard.tokens, cut(shard)(None), length)
+
+        return Objective(name, length, masking.count(length) / length, cut, pairs)
+    spans = SpanCorruption.fit(tokenizer, length, settings.mask_share, settings.mean_span)
+    return Objective(
+        name,
+        spans.source_length,
+        spans.target_length / spans.source_length,
+        lambda shard: fixed_windows(shard, spans.length, spans.length),
+        lambda _shard: spans,
+    )
+
+
+def successor_row(ids: np.ndarray, _generator: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"input_ids": ids[:-1], "labels": ids[1:]}
+
+
+def prefix_row(ids: np.ndarray, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """A prefix of random length, of which nothing is predicted."""
+    prefix = int(generator.integers(1, len(ids) - 1))
+    labels_T = ids[1:].copy()
+    labels_T[: prefix - 1] = NO_TARGET
+    return {"input_ids": ids[:-1], "labels": labels_T, "prefix": np.array(prefix, dtype=np.int64)}
+
+
+def states_and_labels(model: Transformer, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The states that the head reads, x_BTD or x_BMD; their labels; and logits_B2 of the pairs, if there are any."""
+    ids_BT, labels = batch["input_ids"], batch["labels"]
+    if "target_ids" in batch:
+        return model.decode(batch["target_ids"], model.encode(ids_BT)), labels, None
+    x_BTD = model.hidden_states(
+        ids_BT, batch.get("attention_mask"), segments_BT=batch.get("segments"), prefix_B=batch.get("prefix")
+    )
+    if "masked_positions" not in batch:
+        return x_BTD, labels, None
+    x_BMD = x_BTD.gather(1, batch["masked_positions"][..., None].expand(-1, -1, x_BTD.size(-1)))
+    pairs_B2 = widen(model.pair_head(x_BTD)) if model.pair_head is not None and "goes_on" in batch else None
+    return x_BMD, labels, pairs_B2
+
+
+def head_nats(head: LanguageHead, x: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy of each label in nats, (N,); 0 where there is no target."""
+    logits_NV = widen(head(x)).flatten(0, -2)
+    return cross_entropy(logits_NV, labels.flatten(), ignore_index=NO_TARGET, reduction="none")
+
+
+class PretrainingLoss:
+    """The summed loss of a batch in nats, and the number of its targets.
+
+    With pairs, each pair weighs as much as a row's masked tokens together: where every row has M of them this is BERT's
+    sum of the two means.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.head_nats = runtime.compiled(head_nats)
+
+    def __call__(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        x, labels, pairs_B2 = states_and_labels(model, batch)
+        nats = steady_sum(self.head_nats(model.lm_head, x, labels))
+        if pairs_B2 is not None:
+            nats = nats + labels.size(1) * cross_entropy(pairs_B2, batch["goes_on"], reduction="sum")
+        return nats, (labels != NO_TARGET).sum()
+
+
+class Validation:
+    """Loss per target, the share of targets predicted exactly, and for a causal model bits per byte.
+
+    Bits per byte is the summed cross-entropy of the targets that stand for text, in bits, over the bytes that
+    they stand for; special tokens stand for none. It is comparable across vocabularies. Each window is predicted on its
+    own, without what came before. A tokenizer that loses something (lower case, unknown characters) cannot say which
+    bytes a token stands for; there the bytes are those of the shard's text, by its mean bytes per token.
+
+    Args:
+        objective: makes the batches.
+        shard: the validation tokens.
+        tokenizer: of the shard.
+        rows: per forward pass.
+        device: where the model is.
+        most_tokens: measure on about so many; None measures all.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        shard: TokenShard,
+        tokenizer: Tokenizer,
+        rows: int,
+        device: torch.device,
+        most_tokens: int | None = None,
+    ) -> None:
+        self.batches = objective.validation(shard, rows, most_tokens)
+        self.device = device
+        self.target_bytes = _target_bytes(shard, tokenizer).to(device) if objective.name == "causal" else None
+
+    def __call__(self, model: Transformer) -> dict[str, float]:
+        """{"loss", "accuracy"}; of a causal model "bits_per_byte", of pairs "pair_accuracy", too.
+
+        Call it in eval mode, without gradients.
+        """
+        sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in SUMS}
+        for batch in self.batches:
+            moved = {name: value.to(self.device) for name, value in batch.items()}
+            self._add(sums, model, moved)
+        found = {name: value.item() for name, value in sums.items()}
+        measured = {"loss": found["nats"] / found["targets"], "accuracy": found["right"] / found["targets"]}
+        if self.target_bytes is not None:
+            measured["bits_per_byte"] = found["text_nats"] / math.log(2) / max(found["text_bytes"], 1.0)
+        if found["pairs"]:
+            measured["pair_accuracy"] = found["pairs_right"] / found["pairs"]
+        return measured
+
+    def _add(self, sums: dict[str, Tensor], model: Transformer, batch: Mapping[str, Tensor]) -> None:
+        x, labels, pairs_B2 = states_and_labels(model, batch)
+        logits_NV, labels_N = widen(model.logits(x)).flatten(0, -2), labels.flatten()
+        valid_N = labels_N != NO_TARGET
+        nats_N = cross_entropy(logits_NV, labels_N, ignore_index=NO_TARGET, reduction="none").double()
+        sums["nats"] += steady_sum(nats_N)
+        sums["targets"] += valid_N.sum()
+        sums["right"] += ((logits_NV.argmax(dim=-1) == labels_N) & valid_N).sum()
+        if self.target_bytes is not None:
+            bytes_N = self.target_bytes[labels_N.clamp(min=0)] * valid_N
+            sums["text_nats"] += steady_sum(nats_N[bytes_N > 0])
+            sums["text_bytes"] += bytes_N.sum()
+        if pairs_B2 is not None:
+            sums["pairs"] += len(pairs_B2)
+            sums["pairs_right"] += (pairs_B2.argmax(dim=1) == batch["goes_on"]).sum()
+
+
+SUMS = ("nats", "targets", "right", "text_nats", "text_bytes", "pairs", "pairs_right")
+
+
+def _target_bytes(shard: TokenShard, tokenizer: Tokenizer) -> Tensor:
+    """float64 (V,): the bytes of text that each token stands for."""
+    if tokenizer.is_lossless:
+        return torch.from_numpy(tokenizer.token_bytes.astype(np.float64))
+    special = torch.from_numpy(tokenizer.is_special)
+    text_tokens = len(shard.tokens) - shard.documents
+    return torch.where(special, 0.0, shard.text_bytes / max(text_tokens, 1)).double()
