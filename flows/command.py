@@ -45,13 +45,14 @@ def check_server() -> str:
     return url
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """["seed=2", "model.depth=null", "source.path=a"] -> {"seed": 2, "model.depth": None, "source.path": "a"}."""
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            raise HallmarkError(f"{pair!r} is not NAME=VALUE", where="--set", fix="--set finetune.learning_rate=1e-4")
+            example = f"{option} finetune.learning_rate=1e-4"
+            raise HallmarkError(f"{pair!r} is not NAME=VALUE", where=option, fix=example)
         try:
             settings[name] = json.loads(value)
         except ValueError:

@@ -30,7 +30,7 @@ from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 
 POOLS = {"cpu": 2, "gpu": 1}  # runs at once, over all machines; raise it with each GPU machine that is added
-DEPLOYMENTS = ("rebuild/gpu", "promote/cpu")  # flow and name, as in prefect.yaml
+DEPLOYMENTS = ("rebuild/gpu", "sweep/gpu", "promote/cpu")  # flow and name, as in prefect.yaml
 SCHEDULED, SCHEDULE = "rebuild/gpu", "nightly"
 HEARTBEATS = "hallmark: no heartbeat"
 HEARTBEAT_SECONDS = 90  # three heartbeats, see prefect.toml

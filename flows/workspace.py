@@ -97,6 +97,7 @@ def _copy_checkout(root: Path, folder: Path) -> None:
     """A worktree of the checkout as it is: changed, deleted and new files too, ignored ones not."""
     if not (root / ".git").exists():
         raise HallmarkError("params can be overridden only in a Git checkout", where=str(root), fix="git init")
+    _git(root, "status", "--porcelain")  # refreshes the index: `stash create` fails on a file touched and not changed
     changed = _git(root, "stash", "create")  # a commit of the tracked files as they are; touches nothing else
     _git(root, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
     if changed:

@@ -28,8 +28,8 @@ def summarize() -> dict[str, Any]:
         "pretrain": {"bits_per_byte", "ngram_bits_per_byte", "tokens_per_second"};
         "stages": {STAGE: {"key", "seconds", "peak_memory_bytes"}}, in the order of `dvc.yaml`;
         "missing": the stages that were never built. A speed or time is None where the outputs were restored
-        from a cache and this machine never ran the stage; a figure is None where its stage is missing, and so is "bits_per_byte" where
-        the pretrained model is not causal.
+        from a cache and this machine never ran the stage; a figure is None where its stage is missing, and so is
+        "bits_per_byte" where the pretrained model is not causal.
 
     Raises:
         HallmarkError: nothing was built here, or a metrics file is gone.

@@ -70,7 +70,7 @@ def test_every_verb_is_there() -> None:
 
 def test_modules_and_pools_of_the_flows_are_there() -> None:
     modules = {command[2] for command in commands() if command[:2] == ["python", "-m"]}
-    assert modules == {"flows.worker", "flows.deploy", "flows.rebuild", "flows.promote"}
+    assert modules == {"flows.worker", "flows.deploy", "flows.rebuild", "flows.promote", "flows.sweep"}
     for module in sorted(modules):
         options = {word for command in commands() if module in command for word in command if word.startswith("--")}
         shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)

@@ -14,9 +14,9 @@ from pipeline.model.config import ModelConfig
 class KeyValues:
     """The keys and values of one attention: written at their positions, or once for all from a memory.
 
-    Room for a whole generation is taken at the start, so that every step has the same shapes. What stands at a position that was
-    not written yet, or that padding wrote, is never seen: the mask shows a query only the positions before it, and
-    these have been written by its own text.
+    Room for a whole generation is taken at the start, so that every step has the same shapes. What stands at a
+    position that was not written yet, or that padding wrote, is never seen: the mask shows a query only the positions
+    before it, and these have been written by its own text.
     """
 
     def __init__(self, keys_BGSK: Tensor | None = None, values_BGSK: Tensor | None = None) -> None:

@@ -3,12 +3,16 @@
 import fcntl
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -130,6 +134,37 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "HALLMARK_", "DVC_"))}
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return kept | {"HALLMARK_TRACKING": "off"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def prefect_server(folder: Path, more: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """A real server on loopback that keeps its state in `folder`; yields the environment that leads to it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    settings = {**environment(), **more, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": url}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-ui"]
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until(lambda: _answers(url) or server.poll() is not None, 90)
+        assert server.poll() is None, (folder / "server.log").read_text()
+        yield settings
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)  # nothing of it is kept
+        server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def processes_in(project: Project) -> list[psutil.Process]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -22,7 +20,17 @@ from prefect.flows import Flow
 from prefect.states import Cancelling, Running
 
 from flows.deploy import HEARTBEATS, ensure_automation, heartbeat_automation, switch_nightly
-from tests.flows.conftest import environment, gpu_is_free, processes_in, run, started, until, wish, write_project
+from tests.flows.conftest import (
+    free_port,
+    gpu_is_free,
+    prefect_server,
+    processes_in,
+    run,
+    started,
+    until,
+    wish,
+    write_project,
+)
 from tests.toy import ToyProject
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(240)]
@@ -99,12 +107,6 @@ class Site:
         return not left and gpu_is_free(self.project)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
@@ -112,31 +114,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     text = (project / "prefect.yaml").read_text()
     (project / "prefect.yaml").write_text(text.replace('cron: "0 2 * * *"', "interval: 5").replace("timezone: UTC", ""))
     run(sys.executable, "-m", "dvc", "repro", "-q", cwd=project)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    settings = {**environment(), **IMPATIENT, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": url}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-ui"]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log, start_new_session=True)
-    try:
-        until(lambda: _answers(url) or server.poll() is not None, 90)
-        assert server.poll() is None, (folder / "server.log").read_text()
-        with SyncPrefectClient(api=url) as client:
-            site = Site(project, client, settings)
-            done = site.type("-m", "flows.deploy")
-            assert done.returncode == 0, done.stderr
-            site.deployed = done.stdout
-            yield site
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)  # nothing of it is kept
-        server.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
+    with (
+        prefect_server(folder, IMPATIENT) as settings,
+        SyncPrefectClient(api=settings["PREFECT_API_URL"]) as client,
+    ):
+        site = Site(project, client, settings)
+        done = site.type("-m", "flows.deploy")
+        assert done.returncode == 0, done.stderr
+        site.deployed = done.stdout
+        yield site
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +152,10 @@ def worker(site: Site) -> Iterator[subprocess.Popen[bytes]]:
 def test_the_set_up_is_one_command(site: Site) -> None:
     assert "work pool gpu: made, at most 1 runs at once" in site.deployed
     assert "schedule nightly of rebuild/gpu: off" in site.deployed
-    deployments = {found.name: found for found in site.client.read_deployments()}
-    assert {name: found.work_pool_name for name, found in deployments.items()} == {"gpu": "gpu", "cpu": "cpu"}
-    assert [schedule.active for schedule in deployments["gpu"].schedules] == [False]
+    for name in ("rebuild/gpu", "sweep/gpu", "promote/cpu"):
+        found = site.client.read_deployment_by_name(name)
+        assert found.work_pool_name == name.partition("/")[2]
+        assert [schedule.active for schedule in found.schedules] == ([False] if name == "rebuild/gpu" else [])
     assert len(site.client.read_automations_by_name(HEARTBEATS)) == 1
 
 
