@@ -4,11 +4,12 @@ import argparse
 import json
 import sys
 
-from benchmarks import pipeline, tokenize
+from benchmarks import generate, pipeline, tokenize
 from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 
 BENCHMARKS = {
+    "generate": generate,
     "pipeline": pipeline,
     "tokenize": tokenize,
 }  # each has a docstring, add_arguments(parser), run(options), format_result(result)

@@ -127,6 +127,55 @@ def export(
 
 
 @app.command()
+def generate(
+    what: Annotated[
+        str, typer.Argument(help="a stage (pretrain, import), a folder, an MLflow run's id, or NAME@ALIAS")
+    ] = "pretrain",
+    prompts: Annotated[list[str] | None, typer.Argument(help="texts to continue; without any, lines read")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens to add, at most")] = 128,
+    temperature: Annotated[float, typer.Option(help="draw tokens; 0 takes the likeliest each time")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="draw among this many likeliest tokens")] = None,
+    top_p: Annotated[float | None, typer.Option(help="draw among those that together have this probability")] = None,
+    min_p: Annotated[float | None, typer.Option(help="draw among those this fraction as likely as the best")] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="above 1: what is there already is less likely")] = 1.0,
+    beams: Annotated[int, typer.Option(help="texts kept side by side in beam search; 1: none")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="with beams: above 0 favours longer texts")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="end before this string; may be given several times")] = None,
+    seed: Annotated[int, typer.Option(help="of the draws; the same one gives the same text")] = 0,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster, rounded")] = "float32",
+    stream: Annotated[bool, typer.Option(help="write each text as it comes; else all prompts are one batch")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Continue texts with a trained model: a decoder goes on from them, an encoder-decoder answers to them."""
+    from pipeline.model.generation.settings import GenerationSettings
+    from pipeline.model.generation.texts import TextGenerator
+    from pipeline.tracking.locate import model_folder
+
+    settings = GenerationSettings(
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        beams,
+        length_penalty,
+        tuple(stop or ()),
+        seed,
+    )
+    texts = prompts or _read_lines()
+    batches = len(texts) if stream and not as_json else 1
+    with model_folder(what) as folder:
+        generator = TextGenerator.load(folder, precision=precision, steps=batches * max_new_tokens)
+    typer.echo(", ".join(f"{name}: {reason}" for name, reason in generator.reasons.items()), err=True)
+    if as_json:
+        _print_json([found.to_dict() for found in generator.generate(texts, settings)])
+    else:
+        for piece in generator.write(texts, settings, stream=stream):
+            typer.echo(piece, nl=False)
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="of the UI on this machine")] = 5000) -> None:
     """Open the MLflow UI on what was built, until Ctrl-C."""
     from pipeline.ui import serve_ui
@@ -172,6 +221,15 @@ def _clear_prefect_runs() -> list[str]:
     except HallmarkError:
         return []  # without a server there is nothing that Prefect shows
     return [line for pool in POOLS for line in clear_dead_runs(pool)]
+
+
+def _read_lines() -> list[str]:
+    import sys
+
+    lines = [] if sys.stdin.isatty() else sys.stdin.read().splitlines()
+    if not lines:
+        raise HallmarkError("there is no prompt", fix="hallmark generate pretrain 'A text' (or '' for a new document)")
+    return lines
 
 
 def _print_json(value: Any) -> None:

@@ -19,7 +19,7 @@ from pipeline.cli import app
 from pipeline.common.params import Params, load_params
 from tests.toy import ToyProject
 
-VERBS = {"doctor", "summary", "params", "sync", "register", "export", "ui", "promote", "rollback", "reap"}
+VERBS = {"doctor", "summary", "params", "sync", "register", "export", "generate", "ui", "promote", "rollback", "reap"}
 
 
 def test_every_verb_explains_itself() -> None:

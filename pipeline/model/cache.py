@@ -41,9 +41,10 @@ class KeyValues:
         if positions_BT is None:
             self._keys, self._values = k_BGTK, v_BGTK
             return k_BGTK, v_BGTK
-        index = positions_BT.expand(len(k_BGTK), -1)[:, None, :, None].expand_as(k_BGTK)
-        self.keys.scatter_(2, index, k_BGTK.to(self.keys.dtype))
-        self.values.scatter_(2, index, v_BGTK.to(self.values.dtype))
+        # Not `scatter_`: compiled for a CPU it copies the whole cache, and a step of 8 rows takes half as long again.
+        rows_B1 = torch.arange(len(k_BGTK), device=k_BGTK.device)[:, None]
+        self.keys[rows_B1, :, positions_BT] = k_BGTK.transpose(1, 2).to(self.keys.dtype)
+        self.values[rows_B1, :, positions_BT] = v_BGTK.transpose(1, 2).to(self.values.dtype)
         return self.keys, self.values
 
     def take(self, rows_B: Tensor) -> None:

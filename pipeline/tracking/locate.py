@@ -27,7 +27,7 @@ def model_folder(what: str) -> Iterator[Path]:
     """The folder of a stage's model, of an MLflow run's, or of the registered version NAME@ALIAS.
 
     Args:
-        what: `pretrain`, `finetune@TASK`, a run's id, or NAME@ALIAS.
+        what: `pretrain`, `finetune@TASK`, a folder that holds a model, a run's id, or NAME@ALIAS.
 
     Raises:
         HallmarkError: there is no such model, or its bytes are not here; says where they are.
@@ -35,6 +35,9 @@ def model_folder(what: str) -> Iterator[Path]:
     stage, _, task = what.partition("@")
     if stage in STAGES:
         yield _built(what, STAGES[stage] / task if task else STAGES[stage])
+        return
+    if (Path(what) / WEIGHTS).exists():
+        yield Path(what)
         return
     store = open_store()
     with tempfile.TemporaryDirectory(prefix="hallmark-") as folder:

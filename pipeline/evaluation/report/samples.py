@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from pipeline.common.tables import stream_table
-from pipeline.model.config import ModelConfig
-from pipeline.model.generation import generate
-from pipeline.model.transformer import Transformer
-from pipeline.model.weights import load_weights, read_weights
+from pipeline.model.generation.settings import GenerationSettings
+from pipeline.model.generation.texts import TextGenerator
+from pipeline.model.weights import read_config
 
 PROMPT_TOKENS, NEW_TOKENS, PROMPTS, BEGINNING_CHARACTERS = 16, 64, 3, 400
+TEMPERATURE, TOP_K = 0.8, 50
 
 
 def write_samples(model_folder: Path, documents: Path, seed: int) -> list[dict[str, Any]]:
@@ -24,20 +24,23 @@ def write_samples(model_folder: Path, documents: Path, seed: int) -> list[dict[s
     Returns:
         {"prompt", "text"} each; nothing for a model that is no decoder, since it continues no text.
     """
-    weights, described, tokenizer = read_weights(model_folder)
-    config = ModelConfig.from_dict(described["model"])
-    if config.family != "decoder":
+    if read_config(model_folder)["model"]["family"] != "decoder":
         return []
-    model = Transformer(config).eval()
-    load_weights(model, weights)
-    prompts = [tokenizer.encode(beginning)[:PROMPT_TOKENS] for beginning in ["", *_beginnings(documents)]]
-    samples = []
+    generator = TextGenerator.load(model_folder, compile="never")
+    tokenizer, room = generator.tokenizer, generator.context_length - 1  # each begins with bos
+    prompts = [
+        tokenizer.decode(tokenizer.encode(beginning)[: min(PROMPT_TOKENS, room // 2)])
+        for beginning in ["", *_beginnings(documents)]
+    ]
+    settings = GenerationSettings(
+        max_new_tokens=min(NEW_TOKENS, room - max(len(tokenizer.encode(prompt)) for prompt in prompts)),
+        temperature=TEMPERATURE,
+        top_k=TOP_K,
+        seed=seed,
+    )
     with _one_thread():
-        for number, prompt in enumerate(prompts):
-            ids = [tokenizer.bos_id, *prompt]
-            added = generate(model, ids, max_new_tokens=NEW_TOKENS, seed=seed + number)
-            samples.append({"prompt": tokenizer.decode(prompt), "text": tokenizer.decode(added)})
-    return samples
+        found = generator.generate(prompts, settings)
+    return [{"prompt": continuation.prompt, "text": continuation.text} for continuation in found]
 
 
 def _beginnings(documents: Path) -> list[str]:
