@@ -14,14 +14,14 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, seconds_of
 from benchmarks.tables import format_table
 from pipeline.common.errors import HallmarkError
+from pipeline.common.processes import peak_memory_bytes
 
 PRECISIONS = ("float32", "bfloat16")
 BANDWIDTH_BYTES = 256_000_000
@@ -90,7 +90,7 @@ def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
         "repeats": options.repeats,
         "new_tokens": options.new_tokens,
         "batches": found,
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
 
 
@@ -154,7 +154,7 @@ def _measure(
         ways[f"hallmark {precision}"] = way
     same = ways["transformers float32"]() == ways["hallmark float32"]()  # and all have run once
     ways["transformers bfloat16"]()
-    rounds = [{name: _time(way) for name, way in ways.items()} for _ in range(options.repeats)]
+    rounds = [{name: seconds_of(way) for name, way in ways.items()} for _ in range(options.repeats)]
     measured: dict[str, dict[str, Any]] = {}
     for name in ways:
         seconds = [found[name] for found in rounds]
@@ -204,13 +204,7 @@ def _our_way(model: Any, precision: str, ids_BT: Any, new_tokens: int) -> tuple[
     def generate() -> list[list[int]]:
         return generator.generate(ids_BT.tolist(), settings)
 
-    return generate, _time(generate)
-
-
-def _time(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return generate, seconds_of(generate)
 
 
 def _bandwidth() -> float:
@@ -218,15 +212,7 @@ def _bandwidth() -> float:
     import torch
 
     values = torch.ones(BANDWIDTH_BYTES // 4)
-    return BANDWIDTH_BYTES / min(_time(values.sum) for _ in range(5))
-
-
-def _peak_memory() -> int:
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return BANDWIDTH_BYTES / min(seconds_of(values.sum) for _ in range(5))
 
 
 def format_result(result: dict[str, Any]) -> str:

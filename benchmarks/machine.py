@@ -1,7 +1,9 @@
-"""What a figure was measured on."""
+"""What a figure was measured on, and the clock."""
 
 import os
 import platform
+import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -16,3 +18,10 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """The wall-clock seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -12,12 +12,11 @@ The first round of encoding warms the caches and does not count. All use every c
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, seconds_of
 from benchmarks.tables import format_table
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.params import Params
@@ -89,12 +88,12 @@ def _limit(texts: Iterator[str], most_bytes: float) -> Iterator[str]:
 def _measure(kind: str, texts: Sequence[str], size: int, vocab_size: int, repeats: int) -> dict[str, Any]:
     from pipeline.tokenization.training import train_tokenizer
 
-    training = [_time(lambda: train_tokenizer(texts, kind, vocab_size)) for _ in range(repeats)]
+    training = [seconds_of(lambda: train_tokenizer(texts, kind, vocab_size)) for _ in range(repeats)]
     tokenizer = train_tokenizer(texts, kind, vocab_size)
     batches = list(_batches(texts))
     with tempfile.TemporaryDirectory(prefix="hallmark-tokenize-") as folder:
         ways, counts = _encoders(tokenizer, texts, batches, Path(folder))
-        rounds = [[_time(ways[way]) for way in WAYS] for _ in range(1 + repeats)]
+        rounds = [[seconds_of(ways[way]) for way in WAYS] for _ in range(1 + repeats)]
     seconds = dict(zip(WAYS, map(list, zip(*rounds[1:], strict=True)), strict=True))
     medians = {way: statistics.median(found) for way, found in seconds.items()}
     return {
@@ -156,12 +155,6 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _time(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def format_result(result: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from flows.arms import ArmPlan, needed
+from flows.arms import EVALUATE, ArmPlan, needed
 from flows.plan import Step, make_plan
 from flows.publish import Publisher
 from flows.stage import StageError, StageProcesses, StageStoppedError
@@ -39,7 +39,6 @@ from pipeline.tracking.mirror import is_off
 from pipeline.tracking.stage_key import describe_stage, locked_stages, stage_key
 
 LOCK, RECORD = "dvc.lock", "arm.json"
-EVALUATE = "evaluate@"
 Record = dict[str, Any]
 
 

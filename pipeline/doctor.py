@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.compiler import find_compiler
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import read_json
 from pipeline.common.layout import home
@@ -144,8 +145,7 @@ def check_git() -> Iterator[Finding]:
 
 
 def check_compiler() -> Iterator[Finding]:
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    if compiler:
+    if compiler := find_compiler():
         yield Finding("compiler", "ok", compiler)
     else:
         what = "no C++ compiler: training runs eager, about half as fast on a CPU"

@@ -3,6 +3,7 @@
 Legend: B batch, T query positions, S key positions, D hidden size, H heads, K head dimension.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -49,19 +50,18 @@ class Block(nn.Module):
         cache: KeyValues | None = None,
         memory_cache: KeyValues | None = None,
     ) -> Tensor:
-        if self.post:
-            x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, sight, None, cache)))
-        else:
-            x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), sight, None, cache))
+        x_BTD = self._add(x_BTD, self.attention_norm, lambda y_BTD: self.attention(y_BTD, sight, None, cache))
         if self.cross_attention is not None and self.cross_attention_norm is not None and memory_sight is not None:
-            cross, norm = self.cross_attention, self.cross_attention_norm
-            if self.post:
-                x_BTD = norm(x_BTD + self.dropout(cross(x_BTD, memory_sight, memory_BSD, memory_cache)))
-            else:
-                x_BTD = x_BTD + self.dropout(cross(norm(x_BTD), memory_sight, memory_BSD, memory_cache))
+            across = self.cross_attention
+            x_BTD = self._add(
+                x_BTD, self.cross_attention_norm, lambda y_BTD: across(y_BTD, memory_sight, memory_BSD, memory_cache)
+            )
+        return self._add(x_BTD, self.feed_forward_norm, self.feed_forward)
+
+    def _add(self, x_BTD: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         if self.post:
-            return self.feed_forward_norm(x_BTD + self.dropout(self.feed_forward(x_BTD)))
-        return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD)))
+            return norm(x_BTD + self.dropout(part(x_BTD)))
+        return x_BTD + self.dropout(part(norm(x_BTD)))
 
 
 class Stack(nn.Module):

@@ -48,8 +48,6 @@ OBJECTIVES = {  # family -> what it can learn; the first is its own
 }
 LEAST_PAIR = 8  # tokens of a text that is cut into a pair
 
-HeadLoss = Callable[[LanguageHead, Tensor, Tensor], Tensor]
-
 
 def choose_objective(name: str | None, family: str) -> str:
     """The objective of params.yaml, or the family's own. Raises HallmarkError if this family cannot learn it."""

@@ -4,7 +4,6 @@ The rules look at the machine and at the size of the run, never at a timing, sin
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from pipeline.common.compiler import find_compiler, keep_compilations
 from pipeline.common.errors import HallmarkError
-from pipeline.common.layout import home
 from pipeline.common.params import Compute
 from pipeline.model.block import Block
 
@@ -71,7 +70,7 @@ def choose_runtime(compute: Compute, total_flops: float) -> Runtime:
     device, device_reason = choose_device(compute)
     precision, precision_reason = choose_precision(compute, device)
     compiled, compile_reason = choose_compile(compute, device, total_flops)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "inductor"))  # first: the next line imports Inductor
+    keep_compilations()  # first: torch's switch below imports Inductor
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Without it the compiled embedding gradient is summed with atomic adds: three runs, three results.
     torch.use_deterministic_algorithms(True)
@@ -138,8 +137,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def choose_compile(compute: Compute, device: torch.device, total_flops: float) -> tuple[bool, str]:
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    able = device.type == "cuda" or compiler is not None
+    able = device.type == "cuda" or find_compiler() is not None
     if compute.compile == "always":
         if not able:
             raise HallmarkError(

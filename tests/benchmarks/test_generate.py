@@ -1,7 +1,6 @@
 """The benchmark of generation: its figures at toy size, and what it refuses."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -10,9 +9,10 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.checkout import REPOSITORY
 from benchmarks.generate import format_result
+from pipeline.common.compiler import find_compiler
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
+@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler here")
 def test_a_real_run_measures_every_way_and_finds_the_same_tokens() -> None:
     command = [sys.executable, "-m", "benchmarks", "generate", "--json", "--layers", "1", "--width", "64"]
     command += ["--vocab-size", "64", "--batches", "2", "--prompt-tokens", "4", "--new-tokens", "8", "--repeats", "2"]

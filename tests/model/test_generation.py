@@ -17,6 +17,7 @@ from transformers.generation import logits_process as published
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.common.compiler import find_compiler
 from pipeline.common.errors import HallmarkError
 from pipeline.model.block import Memory
 from pipeline.model.cache import DecoderCache
@@ -214,7 +215,7 @@ def test_the_fast_copy_computes_the_same(name: str, rows: int) -> None:
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
+@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler here")
 def test_compiled_steps_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model = preset_model("qwen3")

@@ -8,16 +8,14 @@ Legend: B rows, T positions, I inputs, O outputs.
 """
 
 import copy
-import os
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.common.compiler import find_compiler, keep_compilations
 from pipeline.common.errors import HallmarkError, allowed
-from pipeline.common.layout import home
 from pipeline.model.block import Memory
 from pipeline.model.cache import DecoderCache
 from pipeline.model.generation.decoding import Step, decoding_step
@@ -38,7 +36,7 @@ def choose_compile(compile: str, device: torch.device, steps: int) -> tuple[bool
     """
     if compile not in COMPILE:
         raise HallmarkError(f"compile: unknown {compile!r}; {allowed(COMPILE)}")
-    able = device.type == "cuda" or bool(shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"))
+    able = device.type == "cuda" or find_compiler() is not None
     if compile == "always" and not able:
         raise HallmarkError("there is no C++ compiler here", fix="install g++, or compile: auto")
     if compile != "auto":
@@ -51,7 +49,7 @@ def choose_compile(compile: str, device: torch.device, steps: int) -> tuple[bool
 
 def compiled_step(model: Transformer, rows: int) -> Step:
     """A compiled form of `decoding_step` for batches of this many rows; shapes are compiled when they first come."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "inductor"))  # before Inductor is imported
+    keep_compilations()
     network = fast_copy(model, rows)
     limits: Any = {"isolate_recompiles": True, "recompile_limit": MOST_SHAPES}  # its annotations lack these two
     compiled: Callable[..., Tensor] = torch.compile(decoding_step, fullgraph=True, dynamic=False, **limits)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.common.errors import Problems
+from pipeline.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,9 @@ class GenerationSettings:
         if self.beams == 1 and self.length_penalty != 1.0:
             problems.add(f"length_penalty: {self.length_penalty}; only read with beams above 1")
         problems.raise_if_any(fix="change these settings")
+
+
+def end_ids(tokenizer: Tokenizer, family: str) -> frozenset[int]:
+    """What ends a text: eos, or, in a decoder that learned documents one after another, where the next begins."""
+    ends = (tokenizer.eos_id, tokenizer.bos_id if family == "decoder" else None)
+    return frozenset(end for end in ends if end is not None)

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.common.errors import HallmarkError
 from pipeline.model.config import ModelConfig
 from pipeline.model.generation.generator import Generator
-from pipeline.model.generation.settings import GenerationSettings
+from pipeline.model.generation.settings import GenerationSettings, end_ids
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights, read_weights
 from pipeline.tokenization.tokenizer import Tokenizer
@@ -87,7 +87,7 @@ class TextGenerator:
     """A model and its tokenizer that continue texts.
 
     A decoder goes on from the prompt, which begins a document; an encoder-decoder answers to it as its source.
-    A text ends with eos, or, in a decoder that learned documents one after another, where the next begins.
+    See `end_ids` for what ends a text.
 
     Args:
         model: in eval mode.
@@ -108,8 +108,7 @@ class TextGenerator:
         self.generator = Generator(model, tokenizer.bos_id, precision=precision, compile=compile, steps=steps)
         self.is_decoder = model.config.family == "decoder"
         self.context_length = model.config.context_length
-        ends = {tokenizer.eos_id, tokenizer.bos_id if self.is_decoder else None}
-        self.ends = frozenset(end for end in ends if end is not None)
+        self.ends = end_ids(tokenizer, model.config.family)
 
     @classmethod
     def load(

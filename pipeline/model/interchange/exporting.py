@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import read_json, sha256_file, sync_file, sync_folder
 from pipeline.model.config import ModelConfig
+from pipeline.model.generation.settings import end_ids
 from pipeline.model.interchange.architectures import ARCHITECTURES
 from pipeline.model.interchange.renaming import to_published
 from pipeline.model.interchange.settings import find_architecture, write_settings
@@ -136,11 +137,9 @@ def _settings(model_type: str, config: ModelConfig, tokenizer: Tokenizer, model_
 
 
 def _generation(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """A text ends with eos, or, in a decoder that learned documents one after another, where the next begins."""
-    ends = {tokenizer.eos_id, tokenizer.bos_id if config.family == "decoder" else None} - {None}
     settings: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": sorted(end for end in ends if end is not None),
+        "eos_token_id": sorted(end_ids(tokenizer, config.family)),
         "pad_token_id": tokenizer.pad_id,
     }
     if config.family == "encoder-decoder":
