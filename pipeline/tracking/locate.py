@@ -1,22 +1,25 @@
-"""From a word that a person has for a model to the folder that holds it."""
+"""From a word that a person has for a model to the folder that holds it.
+
+MLflow and DVC are imported only where the word means a run or a registered version: a stage's model is at hand at once.
+"""
 
 import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from mlflow.artifacts import download_artifacts
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING
 
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.layout import FINETUNED, IMPORTED, PRETRAINED, SCRATCH_ARM
 from pipeline.model.weights import WEIGHTS
 from pipeline.serving.package import MANIFEST, read_package
-from pipeline.tracking.mlflow_store import TRACKER_ERRORS, Store, open_store
-from pipeline.tracking.registry import Version, versions
-from pipeline.tracking.stage_key import decisive, locked_stages, stage_key
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from pipeline.tracking.mlflow_store import Store
+    from pipeline.tracking.registry import Version
 
 STAGES = {"import": IMPORTED, "pretrain": PRETRAINED, "finetune": FINETUNED, "scratch": SCRATCH_ARM}
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -39,6 +42,8 @@ def model_folder(what: str) -> Iterator[Path]:
     if (Path(what) / WEIGHTS).exists():
         yield Path(what)
         return
+    from pipeline.tracking.mlflow_store import TRACKER_ERRORS, open_store
+
     store = open_store()
     with tempfile.TemporaryDirectory(prefix="hallmark-") as folder:
         try:
@@ -56,7 +61,9 @@ def _built(what: str, folder: Path) -> Path:
     return folder
 
 
-def _aliased(store: Store, what: str) -> Version:
+def _aliased(store: "Store", what: str) -> "Version":
+    from pipeline.tracking.registry import versions
+
     name, _, alias = what.partition("@")
     found = versions(store, name)
     version = next((version for version in found if alias in version.aliases), None)
@@ -67,8 +74,12 @@ def _aliased(store: Store, what: str) -> Version:
     return version
 
 
-def _of_run(store: Store, run_id: str, target: Path) -> Path:
+def _of_run(store: "Store", run_id: str, target: Path) -> Path:
     """The present build's output if this run's stage made it, else the version that the registry has of the run."""
+    from mlflow.exceptions import MlflowException
+
+    from pipeline.tracking.stage_key import decisive, locked_stages, stage_key
+
     try:
         run = store.client.get_run(run_id)
     except MlflowException as error:
@@ -87,15 +98,17 @@ def _of_run(store: Store, run_id: str, target: Path) -> Path:
     raise HallmarkError(f"the model of this run is not here: {_whereabouts(run, stage)}", where=f"run {run_id}")
 
 
-def _whereabouts(run: Run, stage: str) -> str:
+def _whereabouts(run: "Run", stage: str) -> str:
     if not stage:
         return "it is no run of a stage that makes a model"
     commit = run.data.tags.get("hallmark.git_commit", "COMMIT")
     return f"it was made at commit {commit[:12]}\n  next: git checkout {commit[:12]} && dvc repro {stage}"
 
 
-def _download(store: Store, uri: str, target: Path) -> Path:
+def _download(store: "Store", uri: str, target: Path) -> Path:
     """The package inside a registered version, checked to the last byte."""
+    from mlflow.artifacts import download_artifacts
+
     saved = Path(download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=store.uri))
     manifests = sorted(saved.rglob(MANIFEST))
     if not manifests:

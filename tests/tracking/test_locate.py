@@ -1,5 +1,7 @@
 """A stage's name, a run's id and an alias lead to the folder of a model."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,16 @@ def test_a_stage_is_its_output(built: bytes) -> None:
     write_json(IMPORTED / "config.json", {"import": None})  # as the stage leaves it without a model
     with pytest.raises(HallmarkError, match="there is no model of the stage 'import'"):
         weights_of("import")
+
+
+def test_a_stages_model_needs_no_tracker(built: bytes) -> None:
+    repository = Path(__file__).resolve().parents[2]
+    code = (
+        f"import sys; sys.path.insert(0, {str(repository)!r}); from pipeline.tracking.locate import model_folder\n"
+        "with model_folder('finetune@library') as folder: assert folder.exists()\n"
+        "assert not {'mlflow', 'dvc'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_alias_is_what_the_registry_has(built: bytes, store: Store) -> None:
