@@ -218,6 +218,19 @@ def test_a_worker_killed_in_mid_flow_takes_its_run_with_it(site: Site, worker: s
     assert (site.project / ".hallmark/scratch.txt").exists()
 
 
+def test_a_run_whose_output_nobody_reads_goes_on(site: Site) -> None:
+    site.settle()
+    wish(site.project, "")
+    run_id = site.start_run()
+    environment = {**site.environment, "PREFECT__FLOW_RUN_ID": str(run_id)}
+    reader, writer = os.pipe()
+    os.close(reader)  # as when the worker dies, at the worst moment
+    with os.fdopen(writer) as nobody:
+        job = [sys.executable, "-m", "flows.job"]
+        subprocess.run(job, cwd=site.project, env=environment, stdout=nobody, stderr=nobody, timeout=120)
+    assert site.state(run_id) == StateType.COMPLETED, site.read(run_id).state
+
+
 def test_a_run_killed_with_its_worker_is_cleared_by_the_next_worker(site: Site) -> None:
     site.change()
     victim = site.start_worker()
