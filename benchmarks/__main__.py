@@ -4,13 +4,16 @@ import argparse
 import json
 import sys
 
-from benchmarks import generate, pipeline, tokenize
+from benchmarks import finetune, generate, gpu, pipeline, pretrain, tokenize
 from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 
 BENCHMARKS = {
+    "finetune": finetune,
     "generate": generate,
+    "gpu": gpu,
     "pipeline": pipeline,
+    "pretrain": pretrain,
     "tokenize": tokenize,
 }  # each has a docstring, add_arguments(parser), run(options), format_result(result)
 

@@ -11,14 +11,12 @@ weight once per step would allow: batch x bandwidth / bytes of weights, where th
 """
 
 import argparse
-import os
 import statistics
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks.machine import describe_machine, seconds_of
+from benchmarks.machine import cold_compilations, describe_machine, seconds_of
 from benchmarks.tables import format_table
 from pipeline.common.errors import HallmarkError
 from pipeline.common.processes import peak_memory_bytes
@@ -59,15 +57,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             where="--width, --context",
         )
     machine = describe_machine()
-    with tempfile.TemporaryDirectory(prefix="hallmark-inductor-") as cold:
-        before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cold
-        try:
-            return {"machine": machine, **_measure_all(options)}
-        finally:
-            os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
-            if before is not None:
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+    with cold_compilations():
+        return {"machine": machine, **_measure_all(options)}
 
 
 def _measure_all(options: argparse.Namespace) -> dict[str, Any]:

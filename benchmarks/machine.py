@@ -2,8 +2,10 @@
 
 import os
 import platform
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -25,3 +27,18 @@ def seconds_of(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+@contextmanager
+def cold_compilations() -> Iterator[None]:
+    """Let torch compile everything anew in here: its cache is empty, and thrown away."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    with tempfile.TemporaryDirectory(prefix="hallmark-inductor-", ignore_cleanup_errors=True) as cold:
+        os.environ[name] = cold
+        try:
+            yield
+        finally:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before

@@ -19,7 +19,6 @@ from typing import Any
 from benchmarks.machine import describe_machine, seconds_of
 from benchmarks.tables import format_table
 from pipeline.common.errors import HallmarkError, allowed
-from pipeline.common.params import Params
 
 MEGABYTE = 1_000_000
 WAYS = ("bare", "tokenizer", "shards")
@@ -66,6 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _read(path: Path | None) -> Iterator[str]:
     if path is None:
+        from pipeline.common.params import Params
         from pipeline.corpus.python_docs import read_python_docs
 
         yield from read_python_docs(Params().source, Params().seed).documents["text"]

@@ -70,7 +70,7 @@ def sweep(
         print_ranking(ranked)
         work.show(pages)
         if not is_off():
-            _track(plan, work, pages, begun)
+            track(plan, work, pages, begun)
         return work.final_state(ranked, pages[0])
     except HallmarkError as error:
         return Failed(message=str(error))
@@ -146,7 +146,8 @@ class Sweep:
         return Completed(message=f"{self.built} arms built, {before} finished before; {page}")
 
 
-def _track(plan: SweepPlan, work: Sweep, pages: list[Path], begun: float) -> None:
+def track(plan: SweepPlan, work: Sweep, pages: list[Path], begun: float) -> None:
+    """Send the sweep, its arms and its pages to MLflow; a warning says if that failed."""
     from pipeline.tracking.sweeps import send_sweep
 
     logger = get_run_logger()

@@ -11,30 +11,16 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
+from pipeline.common.parts import Biases, Family, FeedForward, Norm, NormPlacement, Positions
 
 PARAMS_FILE = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 
-# The parts of a network, by name. What each one is, is said where it is built: pipeline/model.
-Family = Literal["decoder", "encoder", "encoder-decoder"]
-Positions = Literal["sinusoidal", "learned", "rotary", "alibi", "relative", "none"]
-Norm = Literal["layernorm", "rmsnorm"]
-NormPlacement = Literal["pre", "post"]
-FeedForward = Literal["relu", "gelu", "gelu_tanh", "relu2", "geglu", "geglu_tanh", "swiglu"]
-Biases = Literal["none", "feed_forward", "all"]
-PART_CHOICES: dict[str, tuple[str, ...]] = {
-    "family": get_args(Family),
-    "positions": get_args(Positions),
-    "norm": get_args(Norm),
-    "norm_placement": get_args(NormPlacement),
-    "feed_forward": get_args(FeedForward),
-    "biases": get_args(Biases),
-}
 Objective = Literal["causal", "prefix-lm", "mlm", "mlm+nsp", "span-corruption"]
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -121,6 +107,9 @@ class Compute(Section):
     compile: Literal["auto", "always", "never"] = Field(
         "auto", description="auto: where a C++ compiler or GPU is there and the run is large enough to pay for it"
     )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="price of this machine, or of one GPU, for an hour, to predict what training costs"
+    )
 
 
 class Model(Section):
@@ -165,13 +154,27 @@ class Pretrain(Section):
         "0: none, to fine-tune model.init_from as it is",
     )
     batch_tokens: Positive = Field(4096, description="tokens per optimizer step, over all ranks")
-    micro_batch_tokens: Positive | None = Field(None, description="tokens per forward pass; null: batch_tokens")
+    micro_batch_tokens: Positive | Literal["auto"] | None = Field(
+        None,
+        description="tokens per forward pass; null: batch_tokens; auto: the most that fit into this machine's memory",
+    )
+    processes: Positive | None = Field(
+        1, description="processes on this machine that share each batch; null: one for each GPU"
+    )
+    packing: Literal["stream", "documents"] = Field(
+        "stream",
+        description="stream: rows cut from all text in one; documents: rows of whole documents, cut only where longer "
+        "than a row, none of which sees another (causal, prefix-lm, mlm)",
+    )
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for matrices, AdamW for the rest")
     learning_rate: float = Field(0.004, gt=0, description="peak learning rate of AdamW")
     muon_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of the matrices")
     warmup_share: Share = Field(0.02, description="share of the steps with a rising learning rate")
-    decay_share: Share = Field(0.4, description="share of the steps, at the end, with a falling one")
+    schedule: Literal["wsd", "cosine"] = Field(
+        "wsd", description="after the warm-up; wsd: constant, then a linear fall; cosine: half a cosine"
+    )
+    decay_share: Share = Field(0.4, description="share of the steps, at the end, with a falling rate (wsd)")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     mask_share: Annotated[float, Field(gt=0.0, lt=0.9)] = Field(
         0.15, description="share of tokens to be guessed (mlm, mlm+nsp, span-corruption)"
@@ -179,7 +182,20 @@ class Pretrain(Section):
     whole_words: bool = Field(False, description="mask all tokens of a word or none (mlm, mlm+nsp)")
     mean_span: Annotated[float, Field(ge=1.0)] = Field(3.0, description="mean tokens per gap (span-corruption)")
     validate_every: Positive = Field(100, description="steps between validations")
-    checkpoint_every: Positive = Field(50, description="steps between checkpoints")
+    checkpoint_every: Positive = Field(50, description="steps between checkpoints; the last two stay")
+    keep_every: Positive | None = Field(
+        None, description="steps between checkpoints that are kept for ever, in the stage's folder `kept`; null: none"
+    )
+    max_skipped_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="leave out so many steps whose loss or gradient is not finite, then stop; 0: stop at once"
+    )
+
+    @field_validator("micro_batch_tokens", mode="before")
+    @classmethod
+    def _is_a_number_or_auto(cls, value: Any) -> Any:
+        if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+            return value
+        raise ValueError("allowed: a number of tokens from 1 on, auto, null")
 
 
 class Finetune(Section):

@@ -132,37 +132,43 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 def visible_bias(
     query_positions_BT: Tensor,
-    key_positions_S: Tensor,
+    key_positions_BS: Tensor,
     *,
     causal: bool,
     window: int | None = None,
     visible_BS: Tensor | None = None,
-    prefix_B: Tensor | None = None,
+    prefix_BS: Tensor | None = None,
+    documents_BT: Tensor | None = None,
 ) -> Tensor | None:
     """bias (B or 1, 1, T, S), float32: 0 where a query may look, -inf where it may not; None if it may everywhere.
 
     Args:
-        query_positions_BT, key_positions_S: int64; B may be 1.
+        query_positions_BT, key_positions_BS: int64; B may be 1.
         causal: no query sees a later key.
         window: no query sees a key at this distance or more.
         visible_BS: bool, False at padding.
-        prefix_B: int64; keys before it are seen by all queries (prefix LM, Raffel et al. 2020).
+        prefix_BS: int64, one for a text or one for each key; keys at positions before it are seen by all queries
+            (prefix LM, Raffel et al. 2020).
+        documents_BT: int64; no query sees a key of another document, whose positions may be the same. S is T.
 
     Every query sees its own position in any case: a row of nothing but padding must not become NaN.
     """
-    distance_BTS = query_positions_BT[:, :, None] - key_positions_S
+    keys_B1S = key_positions_BS[:, None]
+    distance_BTS = query_positions_BT[:, :, None] - keys_B1S
     allowed_BTS = torch.ones_like(distance_BTS, dtype=torch.bool)
     if causal:
         allowed_BTS = distance_BTS >= 0
-        if prefix_B is not None:
-            allowed_BTS = allowed_BTS | (key_positions_S < prefix_B[:, None, None])
+        if prefix_BS is not None:
+            allowed_BTS = allowed_BTS | (keys_B1S < prefix_BS[:, None])
     if window is not None:
         allowed_BTS = allowed_BTS & (distance_BTS.abs() < window)
     if visible_BS is not None:
         allowed_BTS = allowed_BTS & visible_BS[:, None]
-    elif not causal and window is None:
+    elif not causal and window is None and documents_BT is None:
         return None
     allowed_BTS = allowed_BTS | (distance_BTS == 0)
+    if documents_BT is not None:
+        allowed_BTS = allowed_BTS & (documents_BT[:, :, None] == documents_BT[:, None])
     bias_BTS = torch.zeros(allowed_BTS.shape, device=allowed_BTS.device).masked_fill(~allowed_BTS, -math.inf)
     return bias_BTS[:, None]
 

@@ -99,7 +99,8 @@ class Stack(nn.Module):
         positions_BT: Tensor,
         visible_BS: Tensor | None = None,
         *,
-        prefix_B: Tensor | None = None,
+        prefix_BS: Tensor | None = None,
+        documents_BT: Tensor | None = None,
         memory: Memory | None = None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
@@ -109,11 +110,12 @@ class Stack(nn.Module):
             x_BTD: embedded tokens.
             positions_BT: int64, where in their texts they stand; B may be 1.
             visible_BS: bool, False at padding; None: nothing is hidden.
-            prefix_B: int64, for a prefix LM: how many first tokens of each text are seen by all.
+            prefix_BS: int64, for a prefix LM: how many first tokens of each text are seen by all; S may be 1.
+            documents_BT: int64, which of the documents in its row each token is of; none sees another's. Without cache.
             memory: the encoder's states, for a decoder with cross-attention.
             cache: keys and values of earlier calls; the new ones are written into it.
         """
-        sights = self._sights(positions_BT, visible_BS, prefix_B, cache)
+        sights = self._sights(positions_BT, visible_BS, prefix_BS, documents_BT, cache)
         states = memory_sight = None
         if memory is not None:
             states, memory_sight = memory.states_BSD, Sight(memory_bias(memory.visible_BS))
@@ -124,20 +126,34 @@ class Stack(nn.Module):
         return self.norm(x_BTD)
 
     def _sights(
-        self, positions_BT: Tensor, visible_BS: Tensor | None, prefix_B: Tensor | None, cache: DecoderCache | None
+        self,
+        positions_BT: Tensor,
+        visible_BS: Tensor | None,
+        prefix_BS: Tensor | None,
+        documents_BT: Tensor | None,
+        cache: DecoderCache | None,
     ) -> dict[int | None, Sight]:
         """What each layer sees, by its window: made once for all layers of a window."""
-        keys_S = torch.arange(cache.length, device=positions_BT.device) if cache is not None else positions_BT[0]
-        distance_BTS = keys_S - positions_BT[:, :, None]
+        keys_BS = positions_BT
+        if cache is not None:
+            keys_BS = torch.arange(cache.length, device=positions_BT.device)[None]
+        distance_BTS = keys_BS[:, None] - positions_BT[:, :, None]
         scores = self._position_scores(distance_BTS)
         rotary = None
         if self.config.positions == "rotary":
             rotary = self.rope_cos[positions_BT][:, None], self.rope_sin[positions_BT][:, None]
-        only_causal = self.causal and scores is None and visible_BS is None and prefix_B is None and cache is None
+        hidden = (scores, visible_BS, prefix_BS, documents_BT, cache)
+        only_causal = self.causal and all(given is None for given in hidden)
         sights = {}
         for window in set(self.windows):
             bias = visible_bias(
-                positions_BT, keys_S, causal=self.causal, window=window, visible_BS=visible_BS, prefix_B=prefix_B
+                positions_BT,
+                keys_BS,
+                causal=self.causal,
+                window=window,
+                visible_BS=visible_BS,
+                prefix_BS=prefix_BS,
+                documents_BT=documents_BT,
             )
             if scores is not None:
                 bias = scores if bias is None else bias + scores

@@ -1,11 +1,14 @@
 """The shape and the parts of a network, derived from one dial and a preset."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
-from pipeline.common.params import PART_CHOICES, Model
+from pipeline.common.parts import PART_CHOICES
 from pipeline.model.presets import PRESETS
+
+if TYPE_CHECKING:
+    from pipeline.common.params import Model
 
 HEAD_DIM = 64
 GATED = ("swiglu", "geglu", "geglu_tanh")
@@ -110,7 +113,7 @@ class ModelConfig:
         return cls(**values)
 
 
-def derive_config(model: Model, vocab_size: int, pair_head: bool = False) -> tuple[ModelConfig, dict[str, str]]:
+def derive_config(model: "Model", vocab_size: int, pair_head: bool = False) -> tuple[ModelConfig, dict[str, str]]:
     """Derive the shape from `model.depth` and the parts from `model.preset`; what the user set is kept.
 
     Args:

@@ -11,6 +11,14 @@ from torch import Tensor
 POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
 
 
+def document_positions(documents_BT: Tensor) -> Tensor:
+    """positions_BT, int64: where in its document each token stands, of the documents that share a row."""
+    places_T = torch.arange(documents_BT.size(1), device=documents_BT.device)
+    begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return places_T - torch.where(begins_BT, places_T, 0).cummax(dim=1).values
+
+
 def sinusoidal_table(length: int, hidden_size: int) -> Tensor:
     """table_TD, float32: sin and cos of pos / 10000^(2i/D) in turns (Vaswani et al. 2017, section 3.5)."""
     rates = 10_000.0 ** (-torch.arange(0, hidden_size, 2, dtype=torch.float64) / hidden_size)

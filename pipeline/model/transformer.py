@@ -13,7 +13,7 @@ from pipeline.common.errors import HallmarkError
 from pipeline.model.block import Memory, Stack, make_norm
 from pipeline.model.cache import DecoderCache
 from pipeline.model.config import ModelConfig
-from pipeline.model.positions import sinusoidal_table
+from pipeline.model.positions import document_positions, sinusoidal_table
 
 
 class Embedding(nn.Module):
@@ -130,7 +130,8 @@ class Transformer(nn.Module):
         attention_mask_BT: Tensor | None = None,
         *,
         segments_BT: Tensor | None = None,
-        prefix_B: Tensor | None = None,
+        prefix_BS: Tensor | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Token ids to x_BTD after the last norm: of the decoder, or of the encoder where there is one.
 
@@ -139,17 +140,22 @@ class Transformer(nn.Module):
             attention_mask_BT: bool, False at padding. Texts padded on the right need none in a decoder: no token sees a
                 later one.
             segments_BT: int64, 0 or 1 for the first or the second text of a pair.
-            prefix_B: int64, for a prefix LM: how many first tokens of each text see one another.
+            prefix_BS: int64, for a prefix LM: how many first tokens of each text see one another; S is 1, or T where
+                documents share a row and each token is given its own document's.
+            documents_BT: int64, where documents share a row: which one each token is of. Each document is then as
+                alone: its positions begin at 0, and it sees nothing of the others.
 
         Raises:
             HallmarkError: T is longer than the context.
         """
         positions_BT = self._positions(ids_BT)
+        if documents_BT is not None:
+            positions_BT = document_positions(documents_BT)
         x_BTD = self.embedding(ids_BT, positions_BT, segments_BT)
         if self.encoder is not None:
-            return self.encoder(x_BTD, positions_BT, attention_mask_BT)
+            return self.encoder(x_BTD, positions_BT, attention_mask_BT, documents_BT=documents_BT)
         assert self.decoder is not None
-        return self.decoder(x_BTD, positions_BT, attention_mask_BT, prefix_B=prefix_B)
+        return self.decoder(x_BTD, positions_BT, attention_mask_BT, prefix_BS=prefix_BS, documents_BT=documents_BT)
 
     def encode(self, ids_BS: Tensor, attention_mask_BS: Tensor | None = None) -> Memory:
         """A source text to what the decoder looks at."""

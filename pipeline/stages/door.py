@@ -1,9 +1,11 @@
 """What every stage does around its work: settings, stage key, journal, signals, errors, timing.
 
-A door is a module with `main(stage)` and, at its end, `run_stage(main)`.
+A door is a module with `main(stage)` and, at its end, `run_stage(main, NAME)`, or `run_on_ranks` if it can be run by
+several processes together. Of those, rank 0 speaks, keeps the journal and writes all files.
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -11,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError, allowed
@@ -20,6 +22,7 @@ from pipeline.common.layout import metrics_file, stage_home
 from pipeline.common.params import Params, Task, load_params
 from pipeline.common.processes import Interrupted, die_with_parent, peak_memory_bytes, raise_on_signals
 from pipeline.tracking.journal import Journal
+from pipeline.training.launch import LostRankError, count_processes, rank_here, run_ranks
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Stage:
     params: Params
     journal: Journal
     timings: dict[str, float] = field(default_factory=dict)  # kept in timing.json: speeds vary, so they are no outputs
+    rank: int = 0
 
     @property
     def task_name(self) -> str:
@@ -75,7 +79,31 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, floa
     return found
 
 
-def run_stage(main: Callable[[Stage], None], name: str) -> None:
+def run_on_ranks(main: Callable[[Stage], None], name: str, processes: Callable[[Params], int | None]) -> NoReturn:
+    """Run a door in as many processes as the settings say, or as one of those that `torchrun` started.
+
+    Args:
+        main: does the work of one rank.
+        name: the stage's name as in dvc.yaml and of its module.
+        processes: picks the setting.
+    """
+    if rank_here() is not None:
+        run_stage(main, name)
+    try:
+        count = count_processes(processes(load_params()))
+    except HallmarkError as error:
+        sys.exit(f"hallmark: {name}: {error}")
+    if count == 1:
+        run_stage(main, name)
+    die_with_parent()
+    raise_on_signals()
+    code, said = run_ranks([sys.executable, "-m", f"pipeline.stages.{name}"], count)
+    if said:
+        print(f"hallmark: {name}: {said}\n  next: `dvc repro` goes on from the last checkpoint", file=sys.stderr)
+    sys.exit(code)
+
+
+def run_stage(main: Callable[[Stage], None], name: str) -> NoReturn:
     """Run a door as the process's whole work; exits non-zero on a failure.
 
     Args:
@@ -85,32 +113,42 @@ def run_stage(main: Callable[[Stage], None], name: str) -> None:
     die_with_parent()
     raise_on_signals()
     be_quiet()
+    rank = rank_here() or 0
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 as long as the process
+    prefix = f"hallmark: {name}:" if rank == 0 else f"hallmark: {name} (rank {rank}):"
     try:
-        stage = _open_stage(name)
+        stage = _open_stage(name, rank)
     except HallmarkError as error:
-        sys.exit(f"hallmark: {name}: {error}")
+        sys.exit(f"{prefix} {error}")
     started = time.time()
     status, message, code = "finished", "", 0
     try:
         main(stage)
     except Interrupted as error:
         status, message, code = "interrupted", str(error), 128 + error.signal_number
-        print(f"hallmark: {name}: interrupted by {error}; `dvc repro` goes on from here", file=sys.stderr)
+        if rank == 0:
+            print(f"{prefix} interrupted by {error}; `dvc repro` goes on from here", file=sys.stderr)
+    except LostRankError as error:
+        status, message, code = "interrupted", str(error), 1
+        if rank == 0:
+            print(f"{prefix} {error}", file=sys.stderr)
     except HallmarkError as error:
         status, message, code = "failed", str(error), 1
-        print(f"hallmark: {name}: {error}", file=sys.stderr)
+        print(f"{prefix} {error}", file=sys.stderr)
     except OSError as error:
         status, message, code = "failed", str(error), 1
-        print(f"hallmark: {name}: {_explain_os_error(error)}", file=sys.stderr)
+        print(f"{prefix} {_explain_os_error(error)}", file=sys.stderr)
     except Exception as error:
         status, message, code = "failed", f"{type(error).__name__}: {error}", 1
         traceback.print_exc()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a group that is stopped gets a second one when its parent dies
         _close_stage(stage, status, message, started)
     sys.exit(code)
 
 
-def _open_stage(name: str) -> Stage:
+def _open_stage(name: str, rank: int) -> Stage:
     from dvc.exceptions import DvcException
 
     from pipeline.tracking.build import describe_build
@@ -123,11 +161,12 @@ def _open_stage(name: str) -> Stage:
     except DvcException as error:
         raise HallmarkError(str(error), where=f"dvc.yaml: {name}", fix="dvc repro") from error
     key = stage_key(description)
-    journal = Journal(key)
+    journal = Journal(key if rank == 0 else None)
     journal.write("start", stage=name, key=key, description=description, pid=os.getpid(), **describe_build())
     print(f"stage {name}  key {key[:12]}  {stage_home(key)}", flush=True)
-    start_mirror()
-    return Stage(name, key, description, params, journal)
+    if rank == 0:
+        start_mirror()
+    return Stage(name, key, description, params, journal, rank=rank)
 
 
 def _close_stage(stage: Stage, status: str, message: str, started: float) -> None:
@@ -136,7 +175,7 @@ def _close_stage(stage: Stage, status: str, message: str, started: float) -> Non
     peak_bytes = peak_memory_bytes()
     try:
         stage.journal.write("end", status=status, error=message, seconds=seconds, peak_memory_bytes=peak_bytes)
-        if status == "finished":
+        if status == "finished" and stage.rank == 0:
             timing = {"stage": stage.name, "seconds": seconds, "peak_memory_bytes": peak_bytes, **stage.timings}
             write_json(stage_home(stage.key) / "timing.json", timing)
     except OSError as error:

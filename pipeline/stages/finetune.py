@@ -20,6 +20,7 @@ def main(stage: Stage) -> None:
     from pipeline.tasks.classification import save_classifier
     from pipeline.tasks.kinds import KINDS
     from pipeline.tasks.rows import read_rows
+    from pipeline.training.checkpoints import discard
     from pipeline.training.loop import METRICS_FILE, TrainPlan, train
     from pipeline.training.optimizers import finetuning_optimizers, trapezoid
     from pipeline.training.runtime import choose_runtime
@@ -94,7 +95,7 @@ def main(stage: Stage) -> None:
             **task.facts,
         }
     )
-    shutil.rmtree(stage.scratch)
+    discard(stage.scratch)
 
 
 if __name__ == "__main__":

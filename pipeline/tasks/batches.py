@@ -50,19 +50,27 @@ class LengthBuckets:
         batch_size: B.
         collate: makes a batch from example numbers and T; it fills the rows that are missing to B.
         seed: decides the order.
+        names: what each example is called in messages; None: its number.
     """
 
     def __init__(
-        self, lengths: np.ndarray, buckets: np.ndarray, batch_size: int, collate: Collate, seed: int = 0
+        self,
+        lengths: np.ndarray,
+        buckets: np.ndarray,
+        batch_size: int,
+        collate: Collate,
+        seed: int = 0,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.padded = smallest_fitting(lengths, buckets)
         self.batch_size, self.collate, self.seed = batch_size, collate, seed
+        self.names = names
         self.epoch, self.position = 0, 0
-        self.plan = self._plan()
+        self.plan = self._plan(self.epoch)
 
-    def _plan(self) -> list[np.ndarray]:
-        """The example numbers of each batch of this epoch."""
-        generator = np.random.default_rng([self.seed, self.epoch])
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        """The example numbers of each batch of an epoch."""
+        generator = np.random.default_rng([self.seed, epoch])
         shuffled = generator.permutation(len(self.padded))
         batches = self._cut(shuffled)
         return [batches[place] for place in generator.permutation(len(batches))]
@@ -82,12 +90,19 @@ class LengthBuckets:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.epoch, self.position = state["epoch"], state["position"]
-        self.plan = self._plan()
+        self.plan = self._plan(self.epoch)
+
+    def origin(self, state: dict[str, Any] | None) -> str:
+        """Which examples the batch after `state` holds (None: the first)."""
+        epoch, position = (state["epoch"], state["position"]) if state else (0, 0)
+        plan = self._plan(epoch)
+        numbers = plan[position] if position < len(plan) else self._plan(epoch + 1)[0]
+        return "the rows " + ", ".join(str(n) if self.names is None else self.names[n] for n in numbers)
 
     def __next__(self) -> tuple[list[Batch], dict[str, Any]]:
         if self.position == len(self.plan):
             self.epoch, self.position = self.epoch + 1, 0
-            self.plan = self._plan()
+            self.plan = self._plan(self.epoch)
         numbers = self.plan[self.position]
         self.position += 1
         return [self._collate(numbers)], {"epoch": self.epoch, "position": self.position}

@@ -173,7 +173,7 @@ class Classification:
             }
 
         lengths_N = np.array([len(tokens) for tokens in ids])
-        return LengthBuckets(lengths_N, self.buckets, batch_size, collate, self.seed), cut
+        return LengthBuckets(lengths_N, self.buckets, batch_size, collate, self.seed, rows["id"].tolist()), cut
 
     def model(self, config: ModelConfig) -> TextClassifier:
         return TextClassifier(config, len(self.labels), self.settings.pooling, self.settings.dropout)

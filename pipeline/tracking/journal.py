@@ -14,6 +14,7 @@ sends journals to MLflow; nothing here imports it, so a tracker that fails canno
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +24,10 @@ from pipeline.common.layout import stage_home
 
 
 class Journal:
-    """Appends events to `<stage home>/journal.jsonl`, each line flushed at once."""
+    """Appends events to `<stage home>/journal.jsonl`, each line flushed at once; without a stage key, to nothing."""
 
-    def __init__(self, stage_key: str) -> None:
-        self.path = stage_home(stage_key) / "journal.jsonl"
+    def __init__(self, stage_key: str | None) -> None:
+        self.path = stage_home(stage_key) / "journal.jsonl" if stage_key else Path(os.devnull)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._end_torn_line()
         self._handle = self.path.open("a", encoding="utf-8")

@@ -1,13 +1,14 @@
 """The one training loop: pretraining and fine-tuning, exact after any kill.
 
 train(N) gives the same bits as train(k), a kill, and a resume for the other N - k steps: weights, optimizer,
-random state, data position and the best weights so far are in one atomically replaced file.
+random state, data position and the best weights so far are in one checkpoint.
 """
 
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from pipeline.common.errors import HallmarkError
 from pipeline.common.processes import Interrupted
 from pipeline.model.weights import load_weights, named_weights
-from pipeline.training.checkpoints import FILE, Progress, load_checkpoint, save_checkpoint
+from pipeline.training.checkpoints import Checkpoints, Progress
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.optimizers import Optimizers
 from pipeline.training.progress import Meter
+from pipeline.training.random_state import random_state
 from pipeline.training.runtime import Runtime, matmul_flops_per_second
 
 METRICS_FILE = "metrics.jsonl"
@@ -41,6 +43,10 @@ class Batches(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None: ...
 
+    def origin(self, state: dict[str, Any] | None) -> str:
+        """Where the rows of the step that began at `state` (None: of the first) come from, for people."""
+        ...
+
 
 @dataclass(frozen=True)
 class TrainPlan:
@@ -54,6 +60,8 @@ class TrainPlan:
     flops_per_token: float
     best_metric: str | None = None  # keep the weights with the highest value of this validation metric
     patience: int | None = None  # stop after this many validations without a better one
+    keep_every: int | None = None  # keep the checkpoints of these multiples of steps for ever
+    max_skipped_steps: int = 0  # leave out so many steps whose loss or gradient is not finite, then stop
     log_points: int = 1000
 
     @property
@@ -99,12 +107,12 @@ def train(
         report: is told every logged point, with the speed added to what the curve keeps.
 
     Raises:
-        HallmarkError: the loss or the gradient is not finite; the last good checkpoint stays.
+        HallmarkError: too many steps had a loss or gradient that is not finite, and the last good checkpoint stays;
+            or a checkpoint could not be written.
         Interrupted: after SIGTERM or SIGINT, with a checkpoint of the last whole step.
     """
     loop = _Loop(model, loss, batches, optimizers, plan, runtime, scratch, validate, report)
-    with _SignalFlag() as stop:
-        loop.run(stop)
+    loop.run()
     return loop.result()
 
 
@@ -128,53 +136,105 @@ class _Loop:
         runtime.compile_blocks(model)
         self.best: dict[str, Tensor] | None = None
         self.progress = Progress(finished=plan.steps == 0)
+        self.checkpoints = Checkpoints(scratch, plan.keep_every)
         self._resume()
+        self.saved_step, self.random = self.progress.step, random_state()
+        self.stop = _SignalFlag()
         self.curve = MetricsFile(scratch / METRICS_FILE)
-        self.curve.rewind(self.progress.step)
-        peak = matmul_flops_per_second(runtime)
+        if runtime.ranks.is_first:
+            self.curve.rewind(self.progress.step)
+        peak = matmul_flops_per_second(runtime) * runtime.ranks.size
         self.meter = Meter(plan.name, plan.steps, self.progress.step, plan.flops_per_token, peak)
 
     def _resume(self) -> None:
-        found = load_checkpoint(self.scratch, self.model, self.optimizers)
+        found = self.checkpoints.load(self.model, self.optimizers)
+        self.runtime.ranks.require_same("the step to go on from", str(found[0].step if found else 0))
         if found is None:
             return
         self.progress, self.best = found
         if self.progress.batches is not None:
             self.batches.load_state(self.progress.batches)
-        print(f"{self.plan.name}  resumed after step {self.progress.step} from {self.scratch / FILE}", flush=True)
+        print(f"{self.plan.name}  resumed after step {self.progress.step} from {self.scratch}", flush=True)
 
-    def run(self, stop: "_SignalFlag") -> None:
+    def run(self) -> None:
         try:
-            self.model.train()
-            while not self.progress.finished:
-                self._step()
-                if stop.signal_number is not None:
-                    self._save()
-                    raise Interrupted(stop.signal_number)
+            with self.stop:
+                with self.checkpoints:
+                    self._run()
+                self.stop.raise_if_asked()  # while the last checkpoint was written
         finally:
             self.meter.stop()
         if self.best is not None:
             load_weights(self.model, self.best)
 
+    def _run(self) -> None:
+        self.model.train()
+        try:
+            while not self.progress.finished:
+                if not self._must_validate():  # else a stop came between a step and its validation
+                    self._step()
+                self._validate_and_save()
+                self._stop_if_asked()
+        except Interrupted:
+            self._save()
+            raise
+
+    def _stop_if_asked(self) -> None:
+        """Raise `Interrupted` on all ranks after the same step if a signal reached one of them."""
+        if self.runtime.ranks.any(self.stop.signal_number is not None):
+            raise Interrupted(self.stop.signal_number or signal.SIGTERM)
+
     def _step(self) -> None:
+        self.checkpoints.check()
+        self.runtime.ranks.seed_step(self.progress.step)
         micro_batches, state = next(self.batches)
-        loss_value, tokens = self._backward(micro_batches)
+        with self._interruptible():
+            loss_value, tokens = self._backward(micro_batches)
         norm = gradient_norm(self.model)
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.plan.gradient_clip, norm)
         step = self.progress.step + 1
-        self._refuse_non_finite(step, loss_value, float(norm))
+        if math.isfinite(loss_value) and math.isfinite(norm):
+            self._update(step, loss_value, norm)
+        else:
+            self._skip(step, loss_value, float(norm))
+        self.progress.step, self.progress.batches, self.random = step, state, random_state()
+        self.meter.advance(step, tokens, loss_value)
+
+    def _update(self, step: int, loss: float, norm: Tensor) -> None:
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.plan.gradient_clip, norm)
         rate = self.optimizers.schedule(self.progress.step)
         self.optimizers.step(self.progress.step)
-        self.progress.step, self.progress.batches = step, state
-        self.meter.advance(step, tokens, loss_value)
         if step % self.plan.log_every == 0 or step == self.plan.steps:
-            self._log(step, {"loss": loss_value, "gradient_norm": float(norm), "learning_rate_factor": rate})
-        started = time.perf_counter()
-        self._validate_and_save(step)
-        self.meter.pause(time.perf_counter() - started)
+            self._log(step, {"loss": loss, "gradient_norm": float(norm), "learning_rate_factor": rate})
+
+    def _skip(self, step: int, loss: float, norm: float) -> None:
+        """Leave weights and optimizers as they are. Raises HallmarkError over the budget."""
+        what = f"step {step} gave loss {loss} and gradient norm {norm}"
+        rows = self.batches.origin(self.progress.batches)
+        if self.progress.skipped_steps == self.plan.max_skipped_steps:
+            kept = self.checkpoints.newest()
+            have = f"the last good checkpoint is {kept}" if kept else "there is no earlier checkpoint"
+            skipped = f" after {self.progress.skipped_steps} skipped steps" if self.progress.skipped_steps else ""
+            raise HallmarkError(
+                f"{what}{skipped}; its batch holds {rows}; {have}",
+                where=self.plan.name,
+                fix="look at these rows, or lower the learning rate or gradient_clip in params.yaml, then dvc repro",
+            )
+        self.progress.skipped_steps += 1
+        self.model.zero_grad(set_to_none=True)
+        self._log(step, {"skipped_steps": self.progress.skipped_steps})
+        count = f"{self.progress.skipped_steps} of {self.plan.max_skipped_steps}"
+        if self.runtime.ranks.is_first:
+            print(f"{self.plan.name}  {what}: skipped ({count}); its batch holds {rows}", flush=True)
+
+    def _interruptible(self) -> AbstractContextManager[None]:
+        """Where a signal may break off at once, since nothing is changed: a first step may compile for long.
+
+        Not on several ranks: one must not leave while the others wait for it.
+        """
+        return self.stop.at_once() if self.runtime.ranks.size == 1 else nullcontext()
 
     def _backward(self, micro_batches: list[Batch]) -> tuple[float, int]:
-        """Sum the loss over all micro-batches and divide by all valid items of the global batch."""
+        """Sum the loss over all micro-batches and ranks and divide by all valid items of the global batch."""
         moved = [{name: value.to(self.runtime.device) for name, value in batch.items()} for batch in micro_batches]
         sums: list[Tensor] = []
         counts: list[Tensor] = []
@@ -184,45 +244,45 @@ class _Loop:
             loss_sum.backward()
             sums.append(loss_sum.detach())
             counts.append(count.detach())
-        valid = torch.stack(counts).sum()
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.div_(valid)
-        tokens = sum(batch["input_ids"].numel() for batch in moved)
-        return float(torch.stack(sums).sum() / valid), tokens
-
-    def _refuse_non_finite(self, step: int, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        kept = self.scratch / FILE
-        have = f"the last good checkpoint is {kept}" if kept.exists() else "there is no earlier checkpoint"
-        raise HallmarkError(
-            f"step {step} gave loss {loss} and gradient norm {norm}; {have}",
-            where=self.plan.name,
-            fix="lower the learning rate or gradient_clip in params.yaml, then dvc repro",
-        )
+        total, valid = torch.stack(sums).sum(), torch.stack(counts).sum()
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        self.runtime.ranks.sum_([*gradients, total, valid])
+        for gradient in gradients:
+            gradient.div_(valid)
+        tokens = sum(batch["input_ids"].numel() for batch in moved) * self.runtime.ranks.size
+        return float(total / valid), tokens
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
+        if not self.runtime.ranks.is_first:
+            return
         self.curve.append(step, values)
         self.report(step, {**values, "tokens_per_second": self.meter.tokens_per_second(), "mfu": self.meter.mfu()})
 
-    def _validate_and_save(self, step: int) -> None:
-        last = step == self.plan.steps
-        if step % self.plan.validate_every == 0 or last:
+    def _must_validate(self) -> bool:
+        step = self.progress.step
+        return step > self.progress.validated and (step % self.plan.validate_every == 0 or step == self.plan.steps)
+
+    def _validate_and_save(self) -> None:
+        started = time.perf_counter()
+        step = self.progress.step
+        if self._must_validate():
             self._validate(step)
-        out_of_patience = (
-            self.plan.patience is not None and self.progress.validations_without_better >= self.plan.patience
-        )
-        self.progress.finished = last or out_of_patience
-        if step % self.plan.checkpoint_every == 0 or self.progress.finished:
+        patience = self.plan.patience
+        out_of_patience = patience is not None and self.progress.validations_without_better >= patience
+        self.progress.finished = step == self.plan.steps or out_of_patience
+        wanted = [every for every in (self.plan.checkpoint_every, self.plan.keep_every) if every is not None]
+        if any(step % every == 0 for every in wanted) or self.progress.finished:
             self._save()
+        self.meter.pause(time.perf_counter() - started)
 
     def _validate(self, step: int) -> None:
         self.model.eval()
-        with torch.no_grad(), self.runtime.autocast(), self.runtime.eager():
+        with self._interruptible(), torch.no_grad(), self.runtime.autocast(), self.runtime.eager():
             values = dict(self.validate())
         self.model.train()
+        self.random = random_state()
         self._log(step, {f"validation_{name}": value for name, value in values.items()})
+        self.progress.validated = step
         if self.plan.best_metric is None:
             return
         value = values[self.plan.best_metric]
@@ -234,7 +294,10 @@ class _Loop:
             self.progress.validations_without_better += 1
 
     def _save(self) -> None:
-        save_checkpoint(self.scratch, self.model, self.optimizers, self.progress, self.best)
+        """Checkpoint the last whole step, unless that is done; the first rank does it for all."""
+        if self.runtime.ranks.is_first and self.progress.step > self.saved_step:
+            self.checkpoints.save(self.model, self.optimizers, self.progress, self.best, self.random)
+            self.saved_step = self.progress.step
 
     def result(self) -> TrainResult:
         return TrainResult(
@@ -263,9 +326,10 @@ def steady_sum(x: Tensor, chunk: int = 16_384) -> Tensor:
 
 
 class _SignalFlag:
-    """While active, SIGTERM and SIGINT are remembered, so that a step is finished and saved before the stop."""
+    """While active, SIGTERM and SIGINT are remembered, so that the training stops where its state is whole."""
 
     signal_number: int | None = None
+    raises = False
 
     def __enter__(self) -> "_SignalFlag":
         self._previous = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -273,6 +337,24 @@ class _SignalFlag:
 
     def _remember(self, signal_number: int, _frame: FrameType | None) -> None:
         self.signal_number = signal_number
+        if self.raises:
+            self.raises = False  # a second signal must not break the saving
+            raise Interrupted(signal_number)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In here a signal raises `Interrupted` at once."""
+        self.raises = True
+        try:
+            self.raise_if_asked()
+            yield
+        finally:
+            self.raises = False
+
+    def raise_if_asked(self) -> None:
+        if self.signal_number is not None:
+            self.raises = False
+            raise Interrupted(self.signal_number)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():

@@ -28,8 +28,10 @@ from pipeline.model.norms import widen
 from pipeline.model.transformer import LanguageHead, Transformer
 from pipeline.tokenization.shards import TokenShard
 from pipeline.tokenization.tokenizer import Tokenizer
+from pipeline.training.distributed import Ranks
 from pipeline.training.loop import Batch, steady_sum
 from pipeline.training.masking import NO_TARGET, Masking, SentencePairs
+from pipeline.training.packing import PackedMasking, PackedSuccessors, packed_documents
 from pipeline.training.runtime import Runtime
 from pipeline.training.spans import SpanCorruption
 from pipeline.training.windows import (
@@ -46,6 +48,7 @@ OBJECTIVES = {  # family -> what it can learn; the first is its own
     "encoder": ("mlm", "mlm+nsp"),
     "encoder-decoder": ("span-corruption",),
 }
+PACKABLE = ("causal", "prefix-lm", "mlm")  # what pretrain.packing `documents` goes with
 LEAST_PAIR = 8  # tokens of a text that is cut into a pair
 
 
@@ -83,13 +86,12 @@ class Objective:
         """Endless global batches of about `batch_tokens` source tokens: rounded down to whole rows, at least one."""
         rows = max(1, batch_tokens // self.row_length)
         micro = max(1, (micro_batch_tokens or batch_tokens) // self.row_length)
-        return Windows(shard.tokens, self.plan(shard), self.make_row(shard), rows, micro, seed)
+        return Windows(self.plan(shard), self.make_row(shard), rows, micro, seed, shard.offsets)
 
     def validation(self, shard: TokenShard, rows: int, most_tokens: int | None = None) -> list[Batch]:
         """The same batches of a shard whenever it is asked."""
-        windows = self.plan(shard)(None)
         most_rows = None if most_tokens is None else max(1, most_tokens // self.row_length)
-        return validation_batches(shard.tokens, windows, self.make_row(shard), rows, most_rows)
+        return validation_batches(self.plan(shard)(None), self.make_row(shard), rows, most_rows)
 
     def flops_per_token(self, config: ModelConfig) -> int:
         """Forward and backward FLOPs per source token, see `pipeline.model.accounting`."""
@@ -100,9 +102,16 @@ class Objective:
 
 
 def make_objective(name: str, tokenizer: Tokenizer, context_length: int, settings: Pretrain) -> Objective:
-    """Raises HallmarkError if the tokenizer lacks a mark that the objective needs, or nothing fits the context."""
+    """The objective of this name, its rows cut as `settings.packing` says.
+
+    Raises:
+        HallmarkError: the tokenizer lacks a mark that the objective needs, nothing fits the context, or the objective
+            does not go with the packing.
+    """
     length = context_length
     masking = Masking(tokenizer, settings.mask_share, settings.whole_words)
+    if settings.packing == "documents":
+        return _packed_objective(name, tokenizer, length, masking)
     if name in ("causal", "prefix-lm"):
         make_row = successor_row if name == "causal" else prefix_row
         return Objective(
@@ -121,7 +130,7 @@ def make_objective(name: str, tokenizer: Tokenizer, context_length: int, setting
             return document_windows(shard, length - 3, LEAST_PAIR)  # 3: `bos` and two `sep`
 
         def pairs(shard: TokenShard) -> MakeRow:
-            return SentencePairs(tokenizer, masking, shard.tokens, cut(shard)(None), length)
+            return SentencePairs(tokenizer, masking, shard.tokens, cut(shard)(None).windows, length)
 
         return Objective(name, length, masking.count(length) / length, cut, pairs)
     spans = SpanCorruption.fit(tokenizer, length, settings.mask_share, settings.mean_span)
@@ -134,16 +143,37 @@ def make_objective(name: str, tokenizer: Tokenizer, context_length: int, setting
     )
 
 
+def _packed_objective(name: str, tokenizer: Tokenizer, length: int, masking: Masking) -> Objective:
+    """Rows of whole documents, see `pipeline.training.packing`."""
+    if name not in PACKABLE:
+        raise HallmarkError(
+            f"the packing documents does not go with the objective {name!r}; {allowed(PACKABLE)}",
+            where="params.yaml: pretrain.packing",
+            fix="set it to stream",
+        )
+
+    def plan(shard: TokenShard) -> PlanEpoch:
+        return packed_documents(shard, length)
+
+    if name == "mlm":
+        tokenizer.require("mask")
+        share = masking.count(length) / length
+        return Objective(name, length, share, plan, lambda shard: PackedMasking(shard.tokens, masking, length))
+    make_row = successor_row if name == "causal" else prefix_row
+    ends = tokenizer.pad_id, tokenizer.bos_id
+    return Objective(name, length, 1.0, plan, lambda shard: PackedSuccessors(shard.tokens, make_row, length, *ends))
+
+
 def successor_row(ids: np.ndarray, _generator: np.random.Generator) -> dict[str, np.ndarray]:
     return {"input_ids": ids[:-1], "labels": ids[1:]}
 
 
 def prefix_row(ids: np.ndarray, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """A prefix of random length, of which nothing is predicted."""
-    prefix = int(generator.integers(1, len(ids) - 1))
+    """A prefix of random length, of which nothing is predicted; the last token always is."""
+    prefix = int(generator.integers(1, max(2, len(ids) - 1)))
     labels_T = ids[1:].copy()
     labels_T[: prefix - 1] = NO_TARGET
-    return {"input_ids": ids[:-1], "labels": labels_T, "prefix": np.array(prefix, dtype=np.int64)}
+    return {"input_ids": ids[:-1], "labels": labels_T, "prefix": np.array([prefix], dtype=np.int64)}
 
 
 def states_and_labels(model: Transformer, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -152,7 +182,11 @@ def states_and_labels(model: Transformer, batch: Mapping[str, Tensor]) -> tuple[
     if "target_ids" in batch:
         return model.decode(batch["target_ids"], model.encode(ids_BT)), labels, None
     x_BTD = model.hidden_states(
-        ids_BT, batch.get("attention_mask"), segments_BT=batch.get("segments"), prefix_B=batch.get("prefix")
+        ids_BT,
+        batch.get("attention_mask"),
+        segments_BT=batch.get("segments"),
+        prefix_BS=batch.get("prefix"),
+        documents_BT=batch.get("documents"),
     )
     if "masked_positions" not in batch:
         return x_BTD, labels, None
@@ -200,6 +234,7 @@ class Validation:
         rows: per forward pass.
         device: where the model is.
         most_tokens: measure on about so many; None measures all.
+        ranks: that measure together, each its share of the batches; None: this process alone.
     """
 
     def __init__(
@@ -210,8 +245,10 @@ class Validation:
         rows: int,
         device: torch.device,
         most_tokens: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.batches = objective.validation(shard, rows, most_tokens)
+        self.ranks = ranks or Ranks()
+        self.batches = objective.validation(shard, rows, most_tokens)[self.ranks.rank :: self.ranks.size]
         self.device = device
         self.target_bytes = _target_bytes(shard, tokenizer).to(device) if objective.name == "causal" else None
 
@@ -224,6 +261,7 @@ class Validation:
         for batch in self.batches:
             moved = {name: value.to(self.device) for name, value in batch.items()}
             self._add(sums, model, moved)
+        self.ranks.sum_(sums.values())
         found = {name: value.item() for name, value in sums.items()}
         measured = {"loss": found["nats"] / found["targets"], "accuracy": found["right"] / found["targets"]}
         if self.target_bytes is not None:

@@ -1,5 +1,6 @@
 """Optimizers, which parameter goes to which, and the learning-rate schedule."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -155,11 +156,30 @@ def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list
     return matrices, tables, vectors
 
 
+def make_schedule(settings: Pretrain, steps: int) -> Schedule:
+    """The schedule that params.yaml names."""
+    if settings.schedule == "cosine":
+        return cosine(steps, settings.warmup_share)
+    return trapezoid(steps, settings.warmup_share, settings.decay_share)
+
+
 def trapezoid(steps: int, warmup_share: float, decay_share: float) -> Schedule:
     """Rise linearly, stay at 1, fall linearly towards 0 (warm-up, stable, decay)."""
     warmup, decay = max(1, round(steps * warmup_share)), max(1, round(steps * decay_share))
 
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / warmup, (steps - step) / decay)
+
+    return factor
+
+
+def cosine(steps: int, warmup_share: float) -> Schedule:
+    """Rise linearly, then fall along half a cosine towards 0 (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+    warmup = max(1, round(steps * warmup_share))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return (1 + math.cos(math.pi * (step - warmup + 1) / (steps - warmup + 1))) / 2
 
     return factor

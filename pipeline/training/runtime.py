@@ -6,7 +6,7 @@ The rules look at the machine and at the size of the run, never at a timing, sin
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from pipeline.common.compiler import find_compiler, keep_compilations
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Compute
 from pipeline.model.block import Block
+from pipeline.training.distributed import Ranks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +34,7 @@ class Runtime:
     precision: torch.dtype
     compile: bool
     reasons: dict[str, str]
+    ranks: Ranks = field(default_factory=Ranks)
 
     def compile_blocks(self, model: nn.Module) -> None:
         """Compile every block in place, if this runtime compiles. Blocks are alike, so all share one compilation.
@@ -61,15 +63,21 @@ class Runtime:
             yield
 
 
-def choose_runtime(compute: Compute, total_flops: float) -> Runtime:
+def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = None) -> Runtime:
     """Choose by `compute` and the FLOPs of the whole run; makes torch deterministic as a side effect.
+
+    Args:
+        compute: the settings.
+        total_flops: of all ranks together.
+        ranks: that train together; None: this process alone.
 
     Raises:
         HallmarkError: `compute` names a device or a compiler that is not here.
     """
+    ranks = ranks or Ranks()
     device, device_reason = choose_device(compute)
     precision, precision_reason = choose_precision(compute, device)
-    compiled, compile_reason = choose_compile(compute, device, total_flops)
+    compiled, compile_reason = choose_compile(compute, device, total_flops / ranks.size)
     keep_compilations()  # first: torch's switch below imports Inductor
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Without it the compiled embedding gradient is summed with atomic adds: three runs, three results.
@@ -77,7 +85,9 @@ def choose_runtime(compute: Compute, total_flops: float) -> Runtime:
     if compiled:
         sum_in_one_order()
     reasons = {"device": device_reason, "precision": precision_reason, "compile": compile_reason}
-    return Runtime(device, precision, compiled, reasons)
+    if ranks.size > 1:
+        reasons["ranks"] = f"{ranks.size}, each on its share of every batch"
+    return Runtime(device, precision, compiled, reasons, ranks)
 
 
 def sum_in_one_order() -> None:
@@ -115,7 +125,14 @@ def choose_device(compute: Compute) -> tuple[torch.device, str]:
             fix="hallmark doctor, or device: auto",
         )
     if compute.device == "cuda" or (compute.device == "auto" and has_cuda):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))), f"cuda ({torch.cuda.get_device_name()})"
+        here, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if here >= count:
+            raise HallmarkError(
+                f"there are more processes than CUDA devices, which are {count}",
+                where="params.yaml: pretrain.processes",
+                fix="null is one process for each; with torchrun, --nproc-per-node gpu",
+            )
+        return torch.device("cuda", here), f"cuda ({torch.cuda.get_device_name(here)})"
     return torch.device("cpu"), f"cpu ({'asked for' if compute.device == 'cpu' else 'no CUDA device here'})"
 
 

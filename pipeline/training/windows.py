@@ -4,20 +4,34 @@ Legend: B rows, T positions.
 """
 
 from collections.abc import Callable
-from typing import Any
+from copy import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from pipeline.common.errors import HallmarkError
+from pipeline.common.errors import HallmarkError, allowed
 from pipeline.tokenization.shards import TokenShard
 from pipeline.training.loop import Batch
 
-# The tokens of a window and a random generator of its own to the arrays of one row; each array has one fixed shape.
+
+class Epoch(NamedTuple):
+    """What an epoch goes through, in the order of the text.
+
+    Attributes:
+        items: (N, ...), what is cut into rows: tokens, or the pieces of packed documents.
+        windows: int64 (windows, 2), each row's first item and the one behind the last.
+    """
+
+    items: np.ndarray
+    windows: np.ndarray
+
+
+# The int64 items of a window and a random generator of its own to the arrays of one row; each has one fixed shape.
 MakeRow = Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]
-# A random generator (None: begin at the beginning) to the windows of an epoch, int64 (windows, 2): first token and the
-# one behind the last.
-PlanEpoch = Callable[[np.random.Generator | None], np.ndarray]
+# A random generator (None: begin at the beginning) to an epoch.
+PlanEpoch = Callable[[np.random.Generator | None], Epoch]
+MOST_NAMED = 50  # documents of a batch in a message
 ORDER, ROWS, VALIDATION = 0, 1, 2  # what a random generator is for: no two draw the same numbers
 
 
@@ -26,58 +40,96 @@ class Windows:
     neither a resumed training nor another size of micro-batches changes it.
 
     Args:
-        tokens: of the shard.
         plan: cuts an epoch into windows.
         make_row: makes what the network is given of one window.
         batch_rows: rows per optimizer step.
         micro_rows: rows per forward pass.
         seed: decides the order and all that is random in a row.
+        offsets: int64 (documents + 1,), the first token of each document, to name those of a batch.
     """
 
     def __init__(
-        self, tokens: np.ndarray, plan: PlanEpoch, make_row: MakeRow, batch_rows: int, micro_rows: int, seed: int
+        self, plan: PlanEpoch, make_row: MakeRow, batch_rows: int, micro_rows: int, seed: int, offsets: np.ndarray
     ) -> None:
-        self.tokens, self.plan, self.make_row, self.seed = tokens, plan, make_row, seed
+        self.plan, self.make_row, self.seed, self.offsets = plan, make_row, seed, offsets
         self.batch_rows, self.micro_rows = batch_rows, micro_rows
-        self.epoch, self.position = 0, 0
-        self.windows = self._windows()
+        self.own_rows = range(batch_rows)
+        self._begin(epoch=0, position=0)
 
-    def _windows(self) -> np.ndarray:
-        generator = np.random.default_rng([self.seed, self.epoch, ORDER])
-        windows = self.plan(generator)
-        return windows[generator.permutation(len(windows))]
+    def share(self, rank: int, ranks: int) -> None:
+        """Give only one rank's rows of each global batch, an equal part of them in their order.
+
+        The global batches and the states are the same for any number of ranks, so another number may go on from a
+        state.
+
+        Raises:
+            HallmarkError: the rows of a batch do not divide among so many ranks.
+        """
+        rows, left_over = divmod(self.batch_rows, ranks)
+        if left_over:
+            fitting = [number for number in range(1, self.batch_rows + 1) if self.batch_rows % number == 0]
+            raise HallmarkError(
+                f"{self.batch_rows} rows of a batch do not divide among {ranks} ranks; {allowed(fitting)}",
+                where="params.yaml: pretrain.batch_tokens",
+                fix="start as many processes as one of these, or change batch_tokens",
+            )
+        self.own_rows = range(rank * rows, (rank + 1) * rows)
+
+    def _begin(self, epoch: int, position: int) -> None:
+        self.epoch, self.position = epoch, position
+        generator = np.random.default_rng([self.seed, epoch, ORDER])
+        self.items, windows = self.plan(generator)
+        self.windows = windows[generator.permutation(len(windows))]
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.epoch, self.position = state["epoch"], state["position"]
-        self.windows = self._windows()
+        self._begin(state["epoch"], state["position"])
 
     def __next__(self) -> tuple[list[Batch], dict[str, Any]]:
-        rows = [self._next_row() for _ in range(self.batch_rows)]
+        rows = []
+        for place in range(self.batch_rows):
+            if self.position == len(self.windows):
+                self._begin(self.epoch + 1, position=0)
+            if place in self.own_rows:
+                rows.append(self._row())
+            self.position += 1
         size = self.micro_rows
         batches = [stack_rows(rows[first : first + size]) for first in range(0, len(rows), size)]
         return batches, {"epoch": self.epoch, "position": self.position}
 
-    def _next_row(self) -> dict[str, np.ndarray]:
-        if self.position == len(self.windows):
-            self.epoch, self.position = self.epoch + 1, 0
-            self.windows = self._windows()
+    def _row(self) -> dict[str, np.ndarray]:
         first, last = self.windows[self.position]
         generator = np.random.default_rng([self.seed, self.epoch, ROWS, self.position])
-        self.position += 1
-        return self.make_row(self.tokens[first:last].astype(np.int64), generator)
+        return self.make_row(self.items[first:last].astype(np.int64), generator)
+
+    def origin(self, state: dict[str, Any] | None) -> str:
+        """Which documents the global batch after `state` holds (None: the first), by their numbers in the split."""
+        batch = copy(self)
+        batch.load_state(state or {"epoch": 0, "position": 0})
+        numbers: set[int] = set()
+        for _ in range(self.batch_rows):
+            if batch.position == len(batch.windows):
+                batch._begin(batch.epoch + 1, position=0)
+            numbers |= batch._documents()
+            batch.position += 1
+        listed = ", ".join(str(number) for number in sorted(numbers)[:MOST_NAMED])
+        return f"the training documents {listed}" + ("" if len(numbers) <= MOST_NAMED else f" ({len(numbers)} in all)")
+
+    def _documents(self) -> set[int]:
+        window = self.windows[self.position]
+        spans_P2 = window[None] if self.items.ndim == 1 else self.items[slice(*window)]
+        first, last = np.searchsorted(self.offsets, spans_P2 - [0, 1], side="right").T - 1
+        return {number for begin, end in zip(first, last, strict=True) for number in range(begin, end + 1)}
 
 
 def stack_rows(rows: list[dict[str, np.ndarray]]) -> Batch:
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
-def validation_batches(
-    tokens: np.ndarray, windows: np.ndarray, make_row: MakeRow, rows: int, most_rows: int | None = None
-) -> list[Batch]:
+def validation_batches(epoch: Epoch, make_row: MakeRow, rows: int, most_rows: int | None = None) -> list[Batch]:
     """The same rows at every validation, in whole batches; at least one."""
-    chosen = windows if most_rows is None else windows[:most_rows]
+    chosen = epoch.windows if most_rows is None else epoch.windows[:most_rows]
     made = [
-        make_row(tokens[first:last].astype(np.int64), np.random.default_rng([place, VALIDATION]))
+        make_row(epoch.items[first:last].astype(np.int64), np.random.default_rng([place, VALIDATION]))
         for place, (first, last) in enumerate(chosen)
     ]
     return [stack_rows(made[first : first + rows]) for first in range(0, len(made), rows)]
@@ -99,10 +151,10 @@ def fixed_windows(shard: TokenShard, length: int, stride: int) -> PlanEpoch:
             fix="give more text (of held-out text, more source.validation_share), or lower model.context_length",
         )
 
-    def plan(generator: np.random.Generator | None) -> np.ndarray:
+    def plan(generator: np.random.Generator | None) -> Epoch:
         offset = 0 if generator is None else int(generator.integers(min(stride, total - length + 1)))
         starts = np.arange(offset, total - length + 1, stride, dtype=np.int64)
-        return np.stack((starts, starts + length), axis=1)
+        return Epoch(shard.tokens, np.stack((starts, starts + length), axis=1))
 
     return plan
 
@@ -131,5 +183,5 @@ def document_windows(shard: TokenShard, length: int, least: int) -> PlanEpoch:
         parts = -(-int(ends[place] - begins[place]) // length)
         borders = np.linspace(begins[place], ends[place], parts + 1).round().astype(np.int64)
         windows.append(np.stack((borders[:-1], borders[1:]), axis=1))
-    every = np.concatenate(windows)
+    every = Epoch(shard.tokens, np.concatenate(windows))
     return lambda _generator: every

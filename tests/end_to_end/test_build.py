@@ -14,7 +14,7 @@ from tests.toy import ToyProject, make_toy_project
 pytestmark = pytest.mark.end_to_end
 
 TRAINING = ["finetune@package", "scratch@package", "evaluate@package", "report", "register@package"]
-CHECKPOINT = ".hallmark/stages/*/scratch/checkpoint.safetensors"
+CHECKPOINT = ".hallmark/stages/*/scratch/checkpoint-*.json"
 
 
 def stages_run(printed: str) -> list[str]:

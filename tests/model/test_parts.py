@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.common.errors import HallmarkError
-from pipeline.common.params import PART_CHOICES, Model
+from pipeline.common.params import Model
+from pipeline.common.parts import PART_CHOICES
 from pipeline.model.attention import Attention, Sight, attend, memory_bias, record_attention, visible_bias
 from pipeline.model.block import Stack
 from pipeline.model.config import GATED, ModelConfig, derive_config
@@ -64,7 +65,7 @@ def test_written_out_attention_equals_torchs(batch: int, heads: int, length: int
     torch.manual_seed(batch * 100 + length)
     q, k, v = torch.randn(3, batch, heads, length, head_dim, dtype=torch.float64)
     places = torch.arange(length)[None]
-    bias = visible_bias(places, places[0], causal=causal)
+    bias = visible_bias(places, places, causal=causal)
     wide = None if bias is None else bias.double()
     torch.testing.assert_close(
         attend(q, k, v, wide, 1 / math.sqrt(head_dim)),
@@ -86,9 +87,14 @@ def test_attention_is_the_formula_worked_out_by_hand() -> None:
 def test_the_mask_against_a_loop(length: int, causal: bool, window: int | None, prefix: int, padded: bool) -> None:
     places = torch.arange(length)
     visible = torch.tensor([[True] * (length - 1) + [not padded]])
-    prefix_B = torch.tensor([prefix]) if causal else None
+    prefix_BS = torch.tensor([[prefix]]) if causal else None
     bias = visible_bias(
-        places[None], places, causal=causal, window=window, visible_BS=visible if padded else None, prefix_B=prefix_B
+        places[None],
+        places[None],
+        causal=causal,
+        window=window,
+        visible_BS=visible if padded else None,
+        prefix_BS=prefix_BS,
     )
     for query, key in itertools.product(range(length), repeat=2):
         seen = not causal or key <= query or key < prefix
@@ -133,7 +139,7 @@ def test_alibi_slopes_of_the_paper() -> None:
 
 def test_alibi_lowers_the_score_by_slope_times_distance() -> None:
     stack = Stack(replace(TINY, positions="alibi"), causal=True)
-    sight = stack._sights(IDS, None, None, None)[None]
+    sight = stack._sights(IDS, None, None, None, None)[None]
     assert sight.bias is not None
     slopes = alibi_slopes(2)
     assert float(sight.bias[0, 1, 7, 4]) == pytest.approx(-3 * float(slopes[1]))
@@ -262,12 +268,12 @@ def test_padding_on_the_right_changes_nothing(preset: str) -> None:
 
 
 def test_a_prefix_is_seen_by_all_and_the_rest_only_by_what_follows() -> None:
-    model, prefix = tiny_model(), torch.tensor([4])
-    plain = model.hidden_states(IDS, prefix_B=prefix)
+    model, prefix = tiny_model(), torch.tensor([[4]])
+    plain = model.hidden_states(IDS, prefix_BS=prefix)
     inside, outside = IDS.clone(), IDS.clone()
     inside[0, 3], outside[0, 6] = 39, 39
-    assert not torch.equal(model.hidden_states(inside, prefix_B=prefix)[:, 0], plain[:, 0])
-    torch.testing.assert_close(model.hidden_states(outside, prefix_B=prefix)[:, :6], plain[:, :6], rtol=0, atol=0)
+    assert not torch.equal(model.hidden_states(inside, prefix_BS=prefix)[:, 0], plain[:, 0])
+    torch.testing.assert_close(model.hidden_states(outside, prefix_BS=prefix)[:, :6], plain[:, :6], rtol=0, atol=0)
 
 
 def test_a_sliding_window_hides_what_is_far() -> None:

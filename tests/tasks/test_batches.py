@@ -80,6 +80,16 @@ def test_a_resumed_source_goes_on_exactly(done: int) -> None:
         assert expected_state == found_state
 
 
+def test_the_origin_names_the_examples_of_the_batch_after_a_state() -> None:
+    lengths = [3, 40, 41, 90, 8, 5, 60]
+    batches, state = source(lengths, batch_size=2), None
+    for _ in range(3 * batches.steps_per_epoch):
+        named = batches.origin(state)
+        [batch], state = next(batches)
+        examples = batch["input_ids"][batch["lengths"] > 0, 0] - 1
+        assert named == "the rows " + ", ".join(str(int(number)) for number in examples)
+
+
 def test_one_pass_gives_every_example_with_its_numbers() -> None:
     lengths = [3, 90, 40, 7, 64]
     batches = source(lengths, batch_size=2)

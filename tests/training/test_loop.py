@@ -1,28 +1,30 @@
 """The training loop: exact resume, exact gradients, clean stops."""
 
-import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.common.compiler import find_compiler
 from pipeline.common.errors import HallmarkError
-from pipeline.common.files import read_jsonl, sha256_file
+from pipeline.common.files import read_json, read_jsonl, sha256_file
 from pipeline.common.params import Pretrain
 from pipeline.common.processes import Interrupted
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import named_weights
-from pipeline.training.checkpoints import FILE
+from pipeline.tokenization.shards import TokenShard
+from pipeline.training.checkpoints import checkpoint_steps
 from pipeline.training.loop import Loss, TrainPlan, TrainResult, train
 from pipeline.training.objectives import OBJECTIVES, PretrainingLoss, Validation
 from pipeline.training.optimizers import pretraining_optimizers, trapezoid
@@ -44,6 +46,7 @@ def run_training(
     optimizer: Any = "muon",
     stop_after: int | None = None,
     loss: Loss | None = None,
+    measured: Callable[[dict[str, float]], dict[str, float]] = dict,
     chosen: Runtime | None = None,
     **plan_changes: Any,
 ) -> tuple[dict[str, Tensor], TrainResult]:
@@ -63,18 +66,17 @@ def run_training(
             raise StoppedError
         return inner(model, dict(batch))
 
-    plan = TrainPlan(
-        name="pretrain", steps=STEPS, gradient_clip=1.0, validate_every=3, checkpoint_every=2, flops_per_token=1e3
-    )
+    plan = TrainPlan("pretrain", STEPS, gradient_clip=1.0, validate_every=3, checkpoint_every=2, flops_per_token=1e3)
+    plan = replace(plan, **plan_changes)
     result = train(
         model,
         cut_off,
         learned.batches(tiny_shard(), 6 * CONTEXT, 2 * CONTEXT, seed=1),
-        pretraining_optimizers(model, Pretrain(optimizer=optimizer), trapezoid(STEPS, 0.1, 0.5)),
-        replace(plan, **plan_changes),
+        pretraining_optimizers(model, Pretrain(optimizer=optimizer), trapezoid(plan.steps, 0.1, 0.5)),
+        plan,
         chosen,
         scratch=scratch,
-        validate=lambda: measure(model) | {"score": -measure(model)["loss"]},
+        validate=lambda: measured(measure(model) | {"score": -measure(model)["loss"]}),
         report=lambda step, values: None,
     )
     return named_weights(model), result
@@ -153,49 +155,136 @@ def test_micro_batches_do_not_change_the_gradient(objective: str) -> None:
             torch.testing.assert_close(first, second, atol=1e-12, rtol=1e-10)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path: Path) -> None:
+def spoiled(*steps: int, first_step: int = 1) -> Loss:
+    """A loss that is not finite in these steps, in one of their three micro-batches."""
     inner, calls = PretrainingLoss(tiny_runtime()), 0
 
-    def explode(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         nonlocal calls
+        step, place = first_step + calls // 3, calls % 3
         calls += 1
         loss_sum, count = inner(model, batch)
-        return (loss_sum * float("nan") if calls > 13 else loss_sum), count
+        return (loss_sum * float("inf") if step in steps and place == 1 else loss_sum), count
 
+    return loss
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_documents_and_the_last_good_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(
-        HallmarkError, match=r"(?s)step 5 gave loss nan.*last good checkpoint is .*lower the learning rate"
+        HallmarkError,
+        match=r"(?s)step 5 gave loss inf.*training documents \d.*last good checkpoint is .*0004.json.*lower the ",
     ):
-        run_training(tmp_path, loss=explode)
-    from safetensors import safe_open
-
-    with safe_open(tmp_path / FILE, framework="pt") as file:
-        assert json.loads(file.metadata()["progress"])["step"] == 4
+        run_training(tmp_path, loss=spoiled(5))
+    assert checkpoint_steps(tmp_path) == [2, 4]
 
 
-def test_sigterm_saves_the_last_whole_step_and_stops(tmp_path: Path) -> None:
-    whole, _ = run_training(tmp_path / "whole")
-    inner, calls = PretrainingLoss(tiny_runtime()), 0
+def test_a_skipped_step_changes_neither_weights_nor_optimizers(tmp_path: Path) -> None:
+    _, result = run_training(tmp_path, loss=spoiled(12), checkpoint_every=1, max_skipped_steps=1)
+    before, after = (load_file(tmp_path / f"checkpoint-{step:06d}.safetensors") for step in (11, 12))
+    assert all(torch.equal(before[name], value) for name, value in after.items() if not name.startswith("random."))
+    assert {"skipped_steps": 1, "step": 12} in read_jsonl(result.metrics_path)
+    progress = read_json(tmp_path / "checkpoint-000012.json")["progress"]
+    assert (progress["step"], progress["skipped_steps"]) == (12, 1)
+    assert progress["batches"] != read_json(tmp_path / "checkpoint-000011.json")["progress"]["batches"]
 
-    def terminate_once(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        nonlocal calls
-        calls += 1
-        if calls == 8:  # inside step 3
+
+def test_skipped_steps_are_counted_over_a_kill(tmp_path: Path) -> None:
+    whole, result = run_training(tmp_path / "whole", loss=spoiled(3, 8), max_skipped_steps=2)
+    with pytest.raises(StoppedError):
+        run_training(tmp_path / "cut", loss=spoiled(3), stop_after=6, max_skipped_steps=2)
+    resumed, resumed_result = run_training(tmp_path / "cut", loss=spoiled(8, first_step=7), max_skipped_steps=2)
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+    assert result.metrics_path.read_bytes() == resumed_result.metrics_path.read_bytes()
+    assert [line["step"] for line in read_jsonl(result.metrics_path) if "skipped_steps" in line] == [3, 8]
+    with pytest.raises(HallmarkError, match=r"step 8 gave .* after 1 skipped steps"):
+        run_training(tmp_path / "strict", loss=spoiled(3, 8), max_skipped_steps=1)
+
+
+def terminated_in(call: int) -> tuple[Loss, list[int]]:
+    """A loss that sends SIGTERM to its own process at a call, and the numbers of its calls."""
+    inner, calls = PretrainingLoss(tiny_runtime()), [0]
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        calls.append(calls[-1] + 1)
+        if calls[-1] == call:
             os.kill(os.getpid(), signal.SIGTERM)
         return inner(model, batch)
 
-    with pytest.raises(Interrupted, match="SIGTERM"):
-        run_training(tmp_path / "cut", loss=terminate_once, checkpoint_every=100)
-    resumed, _ = run_training(tmp_path / "cut", checkpoint_every=100)
+    return loss, calls
+
+
+def test_sigterm_breaks_a_step_off_and_saves_the_one_before(tmp_path: Path) -> None:
+    """Twice in a row: each time only the step under way is lost."""
+    whole, result = run_training(tmp_path / "whole")
+    cut = tmp_path / "cut"
+    for steps_done in (2, 3):
+        loss, calls = terminated_in(8 if steps_done == 2 else 5)  # in the second of its step's three micro-batches
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            run_training(cut, loss=loss, checkpoint_every=100)
+        assert checkpoint_steps(cut)[-1] == steps_done
+        assert calls[-1] == (8 if steps_done == 2 else 5)  # not one more micro-batch
+    resumed, resumed_result = run_training(cut, checkpoint_every=100)
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+    assert result.metrics_path.read_bytes() == resumed_result.metrics_path.read_bytes()
 
 
-def test_a_damaged_checkpoint_is_refused_and_named(tmp_path: Path) -> None:
-    with pytest.raises(StoppedError):
-        run_training(tmp_path, stop_after=5)
-    checkpoint = tmp_path / FILE
-    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
-    with pytest.raises(HallmarkError, match=r"checkpoint.safetensors: this checkpoint is damaged"):
-        run_training(tmp_path)
+@pytest.mark.parametrize("step", [3, STEPS])
+def test_sigterm_breaks_a_validation_off_and_does_it_after_the_resume(tmp_path: Path, step: int) -> None:
+    def draw(values: dict[str, float]) -> dict[str, float]:
+        return values | {"drawn": float(torch.rand(()))}  # a measure may be random, too
+
+    whole, result = run_training(tmp_path / "whole", measured=draw, best_metric="score")
+    measured = 0
+
+    def terminate(values: dict[str, float]) -> dict[str, float]:
+        nonlocal measured
+        measured += 1
+        values = draw(values)
+        if measured == step // 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return values
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run_training(tmp_path / "cut", measured=terminate, best_metric="score", checkpoint_every=100)
+    assert checkpoint_steps(tmp_path / "cut") == [step]
+    resumed, resumed_result = run_training(tmp_path / "cut", measured=draw, best_metric="score", checkpoint_every=100)
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+    assert result.metrics_path.read_bytes() == resumed_result.metrics_path.read_bytes()
+
+
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_the_origin_of_a_step_names_the_documents_of_its_rows(packing: str) -> None:
+    """Against a search for the rows' tokens in the whole shard."""
+    shard = tiny_shard()
+    batches, state = tiny_objective("causal", packing=packing).batches(shard, 6 * CONTEXT, None, seed=1), None
+    for _ in range(12):  # over two epochs
+        named = {int(number) for number in re.findall(r"\d+", batches.origin(state))}
+        [batch], state = next(batches)
+        possible: set[int] = set()
+        for piece in pieces_of(batch):
+            places = [documents_at(shard, first, len(piece)) for first in occurrences(piece, shard.tokens)]
+            assert any(place <= named for place in places)
+            possible |= set().union(*places)
+        assert named <= possible
+
+
+def pieces_of(batch: dict[str, Tensor]) -> Iterator[np.ndarray]:
+    """The tokens of each row, the last target included, or of each document packed into it."""
+    for row, ids in enumerate(batch["input_ids"].numpy()):
+        if "documents" not in batch:
+            yield np.append(ids, batch["labels"][row, -1])
+            continue
+        numbers = batch["documents"][row].numpy()
+        pieces = [ids[numbers == number] for number in range(numbers.max() + 1)]
+        yield from (piece for piece in pieces if (piece != tiny_tokenizer().pad_id).any())
+
+
+def occurrences(piece: np.ndarray, tokens: np.ndarray) -> list[int]:
+    return [at for at in range(len(tokens) - len(piece) + 1) if np.array_equal(tokens[at : at + len(piece)], piece)]
+
+
+def documents_at(shard: TokenShard, first: int, count: int) -> set[int]:
+    return {int((shard.offsets <= place).sum()) - 1 for place in range(first, first + count)}
 
 
 THREADED_RUN = """
@@ -244,23 +333,3 @@ def test_training_gives_the_same_bits_with_one_thread_and_two_cold_and_warm(tmp_
         )
         found.append((sha256_file(folder / f"{how}.safetensors"), (folder / how / "metrics.jsonl").read_bytes()))
     assert found[0] == found[1] == found[2]
-
-
-KILLED_RUN = """
-import sys
-from pathlib import Path
-from tests.training.test_loop import run_training
-run_training(Path(sys.argv[1]), checkpoint_every=1, validate_every=100)
-"""
-
-
-def test_kill_9_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    whole, _ = run_training(tmp_path / "whole", checkpoint_every=1, validate_every=100)
-    cut = tmp_path / "cut"
-    process = subprocess.Popen([sys.executable, "-c", KILLED_RUN, str(cut)], stdout=subprocess.DEVNULL)
-    while not (cut / FILE).exists() and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    resumed, _ = run_training(cut, checkpoint_every=1, validate_every=100)
-    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())

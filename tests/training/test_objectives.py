@@ -110,7 +110,7 @@ def test_more_gaps_than_marks_are_refused_with_the_settings_to_change() -> None:
 def test_pairs_go_on_or_come_from_elsewhere() -> None:
     tokenizer, shard = tiny_tokenizer(), tiny_shard()
     objective = tiny_objective("mlm+nsp")
-    windows, make_row = objective.plan(shard)(None), objective.make_row(shard)
+    windows, make_row = objective.plan(shard)(None).windows, objective.make_row(shard)
     outcomes = []
     for place, (first, last) in enumerate(windows.tolist() * 4):
         ids = shard.tokens[first:last].astype(np.int64)
@@ -132,7 +132,7 @@ def test_nothing_of_a_prefix_is_predicted() -> None:
     ids = np.arange(100, 125)
     for seed in range(20):
         row = prefix_row(ids, np.random.default_rng(seed))
-        prefix = int(row["prefix"])
+        (prefix,) = row["prefix"]
         assert np.array_equal(row["labels"] == NO_TARGET, np.arange(24) < prefix - 1)
         assert np.array_equal(row["labels"][prefix - 1 :], ids[prefix:])
 
@@ -160,7 +160,10 @@ def test_the_loss_is_a_plain_loop_over_all_targets(objective: str) -> None:
             states = model.decode(one["target_ids"], model.encode(one["input_ids"]))[0]
         else:
             states = model.hidden_states(
-                one["input_ids"], one.get("attention_mask"), segments_BT=one.get("segments"), prefix_B=one.get("prefix")
+                one["input_ids"],
+                one.get("attention_mask"),
+                segments_BT=one.get("segments"),
+                prefix_BS=one.get("prefix"),
             )[0]
         places = one["masked_positions"][0] if "masked_positions" in one else torch.arange(len(states))
         for place, label in zip(places.tolist(), one["labels"][0].tolist(), strict=True):

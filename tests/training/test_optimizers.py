@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from pipeline.common.params import Pretrain
 from pipeline.model.transformer import Transformer
-from pipeline.training.optimizers import Muon, orthogonalise, pretraining_optimizers, split_parameters, trapezoid
+from pipeline.training.optimizers import (
+    Muon,
+    cosine,
+    make_schedule,
+    orthogonalise,
+    pretraining_optimizers,
+    split_parameters,
+    trapezoid,
+)
 from tests.model.test_parts import TINY
 
 
@@ -57,6 +65,30 @@ def test_schedule_stays_in_range_and_ends_low(steps: int, warmup: float, decay: 
     values = [factor(step) for step in range(steps)]
     assert all(0 < value <= 1 for value in values)
     assert values[-1] <= 1 / max(1, round(steps * decay))
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_cosine_rises_to_one_and_falls_towards_zero(steps: int, warmup: float) -> None:
+    factor = cosine(steps, warmup)
+    values = [factor(step) for step in range(steps)]
+    peak = max(1, round(steps * warmup)) - 1
+    assert values[: peak + 1] == sorted(values[: peak + 1])
+    assert values[peak] == 1
+    assert values[peak:] == sorted(values[peak:], reverse=True)
+    assert all(value > 0 for value in values)
+
+
+def test_cosine_is_at_half_in_the_middle_of_its_fall() -> None:
+    factor = cosine(109, 10 / 109)
+    assert [factor(step) for step in (4, 9, 34, 59, 84)] == pytest.approx(
+        [0.5, 1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]
+    )
+    assert factor(108) < 0.001
+
+
+def test_the_schedule_is_the_one_that_is_named() -> None:
+    assert make_schedule(Pretrain(schedule="cosine", warmup_share=0.0), 100)(50) < 0.6
+    assert make_schedule(Pretrain(schedule="wsd", decay_share=0.2), 100)(50) == 1
 
 
 def test_schedule_rises_stays_and_falls() -> None:

@@ -32,6 +32,15 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """One named curve and the measured points that it was fitted to."""
+
+    name: str
+    curve: Sequence[tuple[float, float]]
+    dots: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Bar:
     """One named figure with its interval."""
 
@@ -73,6 +82,35 @@ def line_chart(
     return _svg(title, height + 22 * len(named), [*parts, *_legend(named, len(lines), height)])
 
 
+def fit_chart(title: str, x_name: str, y_name: str, fits: Sequence[Fit]) -> str:
+    """Curves over a common x on a logarithmic axis, each with the dots that it was fitted to."""
+    points = [point for fit in fits for point in (*fit.curve, *fit.dots)]
+    low, high, values = min(x for x, _ in points), max(x for x, _ in points), [y for _, y in points]
+    height = 320
+    to_place = _scale(math.log(low), math.log(high), LEFT + 8, WIDTH - RIGHT - 8)
+    to_y = _scale(min(values), max(values), height - BOTTOM - 8, TOP + 8)
+    parts = []
+    for tick in ticks(min(values), max(values)):
+        y = to_y(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(LEFT - 8, y + 4, short(tick), "end", soft=True))
+    for tick in log_ticks(low, high):
+        parts.append(_text(to_place(math.log(tick)), height - BOTTOM + 18, quantity(tick), "middle", soft=True))
+    parts.append(_text(WIDTH - RIGHT, height - 6, x_name, "end", soft=True))
+    parts.append(_text(LEFT, height - 6, y_name, "start", soft=True))
+    for number, fit in enumerate(fits):
+        way = " ".join(f"{to_place(math.log(x)):.1f},{to_y(y):.1f}" for x, y in fit.curve)
+        parts.append(f'<polyline class="line" stroke="{_color(number)}" points="{way}"/>')
+        for x, y in fit.dots:
+            place = f'cx="{to_place(math.log(x)):.1f}" cy="{to_y(y):.1f}"'
+            parts.append(f'<circle {place} r="4" fill="{_color(number)}"><title>{short(y)}</title></circle>')
+        y = height + 22 * number + 14
+        ends = f'x1="{LEFT}" x2="{LEFT + 26}" y1="{y - 4:.1f}" y2="{y - 4:.1f}"'
+        parts.append(f'<line stroke-width="3" stroke="{_color(number)}" {ends}/>')
+        parts.append(_text(LEFT + 34, y, fit.name, "start"))
+    return _svg(title, height + 22 * len(fits), parts)
+
+
 def interval_chart(title: str, bars: Sequence[Bar]) -> str:
     """One row per figure: a dot at its value on the line of its interval. The first is set off by its colour."""
     low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
@@ -103,6 +141,24 @@ def ticks(low: float, high: float) -> list[float]:
     step = next(factor * unit for factor in (1, 2, 5, 10, 20) if span / (factor * unit) <= MOST_TICKS)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten from `low` to `high`, or of these the powers alone if they are too many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1,)):
+        found = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+        if len(found) <= 2 * MOST_TICKS:
+            break
+    return found if len(found) > 1 else [low, high]
+
+
+def quantity(value: float) -> str:
+    """A large number in three digits and k, M, G or T: 12.3M."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{unit}" if value < 999.5 * size or unit != "T" else f"{value:.3g}"
+    return f"{value:.3g}"
 
 
 def short(value: float) -> str:

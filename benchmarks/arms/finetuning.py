@@ -1,0 +1,126 @@
+"""Classifying texts of mixed length: ours in length buckets, and `Trainer`, padded.
+
+All take the same settings: "arm", "preset", "depth", "width", "vocab_size", "max_tokens", "texts", "batch" (texts),
+"precision", "compiled". A round is an epoch. With each they tell "parameters", "threads" and "texts".
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from benchmarks.arms.machine import best_compute, best_machine
+from benchmarks.synthetic import make_texts, make_tokenizer
+from benchmarks.turns import Clock
+from pipeline.common.params import Finetune, Model, Task
+from pipeline.model.accounting import body_flops_per_token
+from pipeline.model.config import derive_config
+from pipeline.tasks.classification import Classification, encode_rows
+from pipeline.training.loop import Batch, TrainPlan, train
+from pipeline.training.optimizers import finetuning_optimizers, trapezoid
+from pipeline.training.runtime import choose_runtime
+
+CLASSES = 10
+VALIDATION_TEXTS = CLASSES
+ENDLESS = 1_000_000  # steps: the clock ends the training
+Settings = dict[str, Any]
+
+
+def hallmark(clock: Clock, settings: Settings) -> None:
+    """The real task and the real loop: a step begins where the loop asks for the loss."""
+    finetune = Finetune(batch_size=settings["batch"], max_tokens=settings["max_tokens"])
+    config, tokenizer = _config(settings), make_tokenizer(settings["vocab_size"])
+    task = Classification(
+        _rows(settings, tokenizer), "random texts", tokenizer, Task(labels_per_class=None), finetune,
+        config.context_length, 0,
+    )  # fmt: skip
+    runtime = choose_runtime(best_compute(not settings["compiled"], settings["precision"]), 0)
+    torch.manual_seed(0)
+    model = task.model(config).to(runtime.device)
+    batches = task.batches()
+    clock.steps = batches.steps_per_epoch
+    clock.facts = _facts(model, settings)
+
+    def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        clock.tick()
+        return task.loss(network, batch)
+
+    plan = TrainPlan(
+        name=settings["arm"],
+        steps=ENDLESS,
+        gradient_clip=finetune.gradient_clip,
+        validate_every=ENDLESS,
+        checkpoint_every=ENDLESS,
+        flops_per_token=body_flops_per_token(config),
+        log_points=ENDLESS,  # the curve has every step, as in a run of 1,000
+    )
+    with tempfile.TemporaryDirectory(prefix="hallmark-finetune-") as scratch:
+        train(
+            model,
+            loss,
+            batches,
+            finetuning_optimizers(model.body, model.head, finetune, trapezoid(ENDLESS, 0.001, 0.999)),
+            plan,
+            runtime,
+            scratch=Path(scratch),
+            validate=dict,
+            report=lambda _step, _values: None,
+        )
+
+
+def trainer(clock: Clock, settings: Settings) -> None:
+    """Eager, each batch padded to its longest text; `trainer-grouped` puts texts of similar length together."""
+    from benchmarks.arms import trainer as peer
+
+    tokenizer = make_tokenizer(settings["vocab_size"])
+    rows = _rows(settings, tokenizer)
+    rows = rows[rows["split"] == "train"]
+    ids, _ = encode_rows(rows["text"].tolist(), tokenizer, settings["max_tokens"])
+    dataset = [
+        {"input_ids": tokens, "length": len(tokens), "label": int(label)}
+        for tokens, label in zip(ids, rows["label"], strict=True)
+    ]
+    torch.manual_seed(0)
+    model = peer.published_classifier(_config(settings), CLASSES, tokenizer.pad_id)
+    clock.steps = -(-len(dataset) // settings["batch"])
+    clock.facts = _facts(model, settings)
+    machine = best_machine(best_compute(precision=settings["precision"]))
+    sampling = {"train_sampling_strategy": "group_by_length"} if settings["arm"].endswith("grouped") else {}
+    peer.train(clock, model, dataset, peer.padded(tokenizer.pad_id), settings["batch"], machine, **sampling)
+
+
+def _config(settings: Settings) -> Any:
+    model = Model.model_validate(
+        {
+            "preset": settings["preset"],
+            "depth": settings["depth"],
+            "hidden_size": settings["width"],
+            "context_length": settings["max_tokens"],
+        }
+    )
+    return derive_config(model, settings["vocab_size"])[0]
+
+
+def _facts(model: nn.Module, settings: Settings) -> dict[str, Any]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, "threads": torch.get_num_threads(), "texts": settings["texts"]}
+
+
+def _rows(settings: Settings, tokenizer: Any) -> pd.DataFrame:
+    """Texts of 22 to 256 tokens, every length as likely: 139 on average. Another maximum scales both."""
+    most = settings["max_tokens"]
+    count = settings["texts"] + VALIDATION_TEXTS
+    lengths = np.random.default_rng(1).integers(max(2, round(22 / 256 * most)), most + 1, count)
+    return pd.DataFrame(
+        {
+            "id": [str(number) for number in range(count)],
+            "text": make_texts(tokenizer, lengths - 1),  # `bos` comes before each
+            "label": [str(number % CLASSES) for number in range(count)],
+            "split": ["train"] * settings["texts"] + ["validation"] * VALIDATION_TEXTS,
+            "group": "",
+        }
+    )

@@ -1,0 +1,128 @@
+"""Starts the ranks of a training on this machine, watches them, and ends with them.
+
+Each rank gets the environment that `torchrun` gives (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), so a door
+that runs under one runs under the other. Here the ranks stay in the process group of the stage, where Ctrl-C, the GPU
+slot and a stopped flow find them; `torchrun` gives each a session of its own, out of their reach.
+"""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from pipeline.common.errors import HallmarkError
+from pipeline.common.processes import Interrupted, die_with_parent
+
+LOOPBACK = "127.0.0.1"
+SETTLE_SECONDS = 3.0  # after one rank's failure: the others mostly end by themselves, and say more of it
+GRACE_SECONDS = 10.0  # then, after SIGTERM: one that waits for a lost rank on a GPU hears nothing
+POLL_SECONDS = 0.05
+
+
+class LostRankError(HallmarkError):
+    """Another rank of the training died. To start again is all there is to do."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"interrupted by the loss of another rank ({reason})", fix="`dvc repro` goes on from the last checkpoint"
+        )
+
+
+def rank_here() -> int | None:
+    """The rank of this process, from its environment; None where nothing started it as one."""
+    return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else None
+
+
+def count_processes(setting: int | None) -> int:
+    """How many ranks `pretrain.processes` stands for on this machine; None: one for each GPU, and at least one."""
+    if setting is not None:
+        return setting
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def run_ranks(command: Sequence[str], count: int) -> tuple[int, str | None]:
+    """Run `command` as `count` ranks until all have ended. When one fails, the others are stopped.
+
+    Call `raise_on_signals` first: SIGTERM and SIGINT are handed on, and the ranks save and stop.
+
+    Args:
+        command: of one rank.
+        count: of all.
+
+    Returns:
+        The exit status of the first rank that failed, 128 + the signal's number if it was killed, or 0; and of a
+        killed rank what there is to say: it could not say it itself.
+    """
+    ranks = _start(command, count)
+    try:
+        return _watch(ranks)
+    except Interrupted as error:
+        _signal(ranks, signal.SIGTERM)
+        _wait(ranks)  # rank 0 may be writing a checkpoint: whoever is in a hurry sends SIGKILL
+        return 128 + error.signal_number, None
+    finally:
+        _signal(ranks, signal.SIGKILL)
+
+
+def _start(command: Sequence[str], count: int) -> list[subprocess.Popen[bytes]]:
+    threads = max(1, (os.cpu_count() or 1) // count)
+    shared = {
+        "OMP_NUM_THREADS": str(threads),
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",  # a host's own name may not resolve
+        **os.environ,
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
+    return [
+        subprocess.Popen(
+            command,
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            preexec_fn=partial(die_with_parent, os.getpid()) if sys.platform == "linux" else None,
+        )
+        for rank in range(count)
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _watch(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, str | None]:
+    codes = [process.poll() for process in ranks]
+    while None in codes and not any(codes):
+        time.sleep(POLL_SECONDS)
+        codes = [process.poll() for process in ranks]
+    code = min((code for code in codes if code), default=0)  # of a killed rank, if there is one: it is the cause
+    if code in (0, 128 + signal.SIGTERM, 128 + signal.SIGINT):  # all agreed to stop, and rank 0 may still be saving
+        _wait(ranks)
+        return code, None
+    killed = codes.index(code)
+    _wait(ranks, SETTLE_SECONDS)
+    _signal(ranks, signal.SIGTERM)
+    _wait(ranks, GRACE_SECONDS)
+    if code > 0:
+        return code, None
+    name = signal.Signals(-code).name
+    return 128 - code, f"interrupted by the death of rank {killed} ({name}, process {ranks[killed].pid})"
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]], seconds: float = math.inf) -> None:
+    deadline = time.monotonic() + seconds
+    while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def _signal(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in ranks:
+        process.send_signal(number)  # does nothing to one that has ended

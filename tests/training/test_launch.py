@@ -1,0 +1,110 @@
+"""The ranks of a training end together, whatever ends first."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.common.processes import is_alive
+from pipeline.training.launch import count_processes, rank_here
+
+# A rank writes its id and waits. One that is asked to stop "saves" for a moment, as rank 0 does.
+RANK = """
+import os, signal, sys, time
+from pathlib import Path
+def stop(number, frame):
+    time.sleep(0.3)
+    Path(f"{os.environ['RANK']}.saved").touch()
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+Path(os.environ["RANK"] + ".tmp").write_text(str(os.getpid()))
+os.rename(os.environ["RANK"] + ".tmp", os.environ["RANK"] + ".pid")
+"""
+LAUNCHER = """
+import sys
+from pipeline.common.processes import raise_on_signals
+from pipeline.training.launch import run_ranks
+raise_on_signals()
+code, said = run_ranks([sys.executable, "-c", sys.argv[1]], 2)
+print(said)
+sys.exit(code)
+"""
+WAITS = RANK + "time.sleep(300)"
+
+
+def launch(folder: Path, program: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", LAUNCHER, program]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def ranks_of(folder: Path) -> list[int]:
+    """The process ids of both ranks, once both are there."""
+    files = [folder / f"{rank}.pid" for rank in (0, 1)]
+    while not all(file.exists() for file in files):
+        time.sleep(0.01)
+    return [int(file.read_text()) for file in files]
+
+
+def test_each_rank_gets_the_environment_of_torchrun(tmp_path: Path) -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+    program = f"import os; print(*[os.environ[name] for name in {names}], int(os.environ['MASTER_PORT']) > 0)"
+    said, _ = launch(tmp_path, program).communicate()
+    assert sorted(said.splitlines()) == ["0 0 2 2 127.0.0.1 True", "1 1 2 2 127.0.0.1 True", "None"]
+
+
+def test_a_killed_rank_is_named_and_the_other_stopped(tmp_path: Path) -> None:
+    launcher = launch(tmp_path, WAITS)
+    ranks = ranks_of(tmp_path)
+    os.kill(ranks[1], signal.SIGKILL)
+    said, _ = launcher.communicate()
+    assert said == f"interrupted by the death of rank 1 (SIGKILL, process {ranks[1]})\n"
+    assert launcher.returncode == 128 + signal.SIGKILL
+    assert (tmp_path / "0.saved").exists()
+    assert not any(is_alive(rank) for rank in ranks)
+
+
+def test_a_rank_that_fails_gives_its_exit_status(tmp_path: Path) -> None:
+    launcher = launch(tmp_path, WAITS + " if os.environ['RANK'] == '0' else sys.exit(3)")
+    said, _ = launcher.communicate()
+    assert (said, launcher.returncode) == ("None\n", 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ranks_save_and_stop_with_a_launcher_that_is_asked_to(tmp_path: Path, number: signal.Signals) -> None:
+    launcher = launch(tmp_path, WAITS)
+    ranks = ranks_of(tmp_path)
+    launcher.send_signal(number)
+    launcher.communicate()
+    assert launcher.returncode == 128 + number
+    assert (tmp_path / "0.saved").exists()
+    assert (tmp_path / "1.saved").exists()
+    assert not any(is_alive(rank) for rank in ranks)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_a_killed_launcher_leaves_no_rank_behind(tmp_path: Path) -> None:
+    launcher = launch(tmp_path, WAITS)
+    ranks = ranks_of(tmp_path)
+    launcher.kill()
+    launcher.communicate()
+    while any(is_alive(rank) for rank in ranks):
+        time.sleep(0.01)
+    assert (tmp_path / "0.saved").exists()
+    assert (tmp_path / "1.saved").exists()
+
+
+def test_a_process_is_a_rank_only_where_it_was_started_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert rank_here() is None
+    monkeypatch.setenv("RANK", "1")
+    assert rank_here() is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert rank_here() == 1
+    assert count_processes(3) == 3
+    assert count_processes(None) >= 1
