@@ -224,8 +224,8 @@ class Validation:
 
     Bits per byte is the summed cross-entropy of the targets that stand for text, in bits, over the bytes that
     they stand for; special tokens stand for none. It is comparable across vocabularies. Each window is predicted on its
-    own, without what came before. A tokenizer that loses something (lower case, unknown characters) cannot say which
-    bytes a token stands for; there the bytes are those of the shard's text, by its mean bytes per token.
+    own, without what came before. With a tokenizer that loses something (lower case, spaces, unknown characters)
+    there is no such figure: what is lost need not be predicted, and the model would look better than it is.
 
     Args:
         objective: makes the batches.
@@ -250,10 +250,13 @@ class Validation:
         self.ranks = ranks or Ranks()
         self.batches = objective.validation(shard, rows, most_tokens)[self.ranks.rank :: self.ranks.size]
         self.device = device
-        self.target_bytes = _target_bytes(shard, tokenizer).to(device) if objective.name == "causal" else None
+        self.target_bytes: Tensor | None = None  # float64 (V,): the bytes of text that each token stands for
+        if objective.name == "causal" and tokenizer.is_lossless:
+            self.target_bytes = torch.from_numpy(tokenizer.token_bytes.astype(np.float64)).to(device)
 
     def __call__(self, model: Transformer) -> dict[str, float]:
-        """{"loss", "accuracy"}; of a causal model "bits_per_byte", of pairs "pair_accuracy", too.
+        """{"loss", "accuracy"}; of pairs "pair_accuracy", and of a causal model, if its tokenizer loses nothing,
+        "bits_per_byte", too.
 
         Call it in eval mode, without gradients.
         """
@@ -288,12 +291,3 @@ class Validation:
 
 
 SUMS = ("nats", "targets", "right", "text_nats", "text_bytes", "pairs", "pairs_right")
-
-
-def _target_bytes(shard: TokenShard, tokenizer: Tokenizer) -> Tensor:
-    """float64 (V,): the bytes of text that each token stands for."""
-    if tokenizer.is_lossless:
-        return torch.from_numpy(tokenizer.token_bytes.astype(np.float64))
-    special = torch.from_numpy(tokenizer.is_special)
-    text_tokens = len(shard.tokens) - shard.documents
-    return torch.where(special, 0.0, shard.text_bytes / max(text_tokens, 1)).double()

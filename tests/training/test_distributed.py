@@ -1,10 +1,11 @@
-"""Training on two ranks: the same as on one, whatever happens to either. The ranks are forks, and talk through Gloo."""
+"""Training on two ranks: the same as on one, whatever happens to either. The ranks talk through Gloo."""
 
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.common.params import Pretrain
 from pipeline.common.processes import Interrupted
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import named_weights
+from pipeline.training import loop
 from pipeline.training.checkpoints import checkpoint_steps
 from pipeline.training.distributed import CPU, Ranks, join_ranks
 from pipeline.training.launch import LOOPBACK, LostRankError, free_port
@@ -33,15 +35,15 @@ WEIGHTS = "weights.safetensors"
 LOST, REFUSED, WRONG = 71, 72, 73  # exit statuses of a rank
 
 
-@pytest.fixture(autouse=True)
-def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.training.loop.matmul_flops_per_second", lambda runtime: 1e12)  # takes half a second
-
-
 def on_ranks(work: Callable[[Ranks], None], count: int = 2) -> list[int]:
-    """Run `work` as each rank in a process of its own; the exit statuses, minus the signal of a killed one."""
+    """Run `work` as each rank in a process of its own; the exit statuses, minus the signal of a killed one.
+
+    The ranks are forks of a server that has imported torch and used none of its threads: a fork of this process, which
+    has, may wait for them for ever.
+    """
     port = free_port()
-    context = multiprocessing.get_context("fork")  # what is imported here need not be imported again
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     processes = [context.Process(target=_one_rank, args=(work, rank, count, port)) for rank in range(count)]
     for process in processes:
         process.start()
@@ -52,6 +54,7 @@ def on_ranks(work: Callable[[Ranks], None], count: int = 2) -> list[int]:
 
 def _one_rank(work: Callable[[Ranks], None], rank: int, count: int, port: int) -> None:
     torch.set_num_threads(1)
+    loop.matmul_flops_per_second = lambda runtime, size=0, repeats=0: 1e12  # takes half a second
     tells = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": LOOPBACK, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in tells.items()}
     code = WRONG
@@ -137,16 +140,16 @@ ARMS: list[tuple[float, dict[str, Any]]] = [
 ]
 
 
-def test_two_ranks_learn_as_one_does(tmp_path: Path) -> None:
-    def work(ranks: Ranks) -> None:
-        for number, (_, arm) in enumerate(ARMS):
-            train_tiny(tmp_path / f"two{number}", ranks, **arm)
-
+def train_arms(folder: Path, ranks: Ranks) -> None:
     for number, (_, arm) in enumerate(ARMS):
-        train_tiny(tmp_path / f"one{number}", Ranks(), **arm)
-    assert on_ranks(work) == [0, 0]
+        train_tiny(folder / f"{ranks.size}-{number}", ranks, **arm)
+
+
+def test_two_ranks_learn_as_one_does(tmp_path: Path) -> None:
+    train_arms(tmp_path, Ranks())
+    assert on_ranks(partial(train_arms, tmp_path)) == [0, 0]
     for number, (tolerance, _) in enumerate(ARMS):
-        require_near(curve(tmp_path / f"two{number}"), curve(tmp_path / f"one{number}"), tolerance)
+        require_near(curve(tmp_path / f"2-{number}"), curve(tmp_path / f"1-{number}"), tolerance)
 
 
 def require_near(found: list[dict[str, float]], expected: list[dict[str, float]], tolerance: float) -> None:
@@ -160,29 +163,19 @@ def require_near(found: list[dict[str, float]], expected: list[dict[str, float]]
 
 
 def test_a_lost_rank_ends_the_others_and_a_restart_ends_in_the_same_bits(tmp_path: Path) -> None:
-    def whole(ranks: Ranks) -> None:
-        train_tiny(tmp_path / "whole", ranks, dropout=0.2)
-
-    def struck(ranks: Ranks) -> None:
-        train_tiny(tmp_path / "cut", ranks, dropout=0.2, strike=(signal.SIGKILL, 1, 6))
-
-    def again(ranks: Ranks) -> None:
-        train_tiny(tmp_path / "cut", ranks, dropout=0.2)
-
+    whole = partial(train_tiny, tmp_path / "whole", dropout=0.2)
+    cut = partial(train_tiny, tmp_path / "cut", dropout=0.2)
     assert on_ranks(whole) == [0, 0]
-    assert on_ranks(struck) == [LOST, -signal.SIGKILL]
+    assert on_ranks(partial(cut, strike=(signal.SIGKILL, 1, 6))) == [LOST, -signal.SIGKILL]
     assert checkpoint_steps(tmp_path / "cut")[-1] == 4
-    assert on_ranks(again) == [0, 0]
+    assert on_ranks(cut) == [0, 0]
     assert (tmp_path / "whole" / WEIGHTS).read_bytes() == (tmp_path / "cut" / WEIGHTS).read_bytes()
     assert curve(tmp_path / "whole") == curve(tmp_path / "cut")
 
 
 def test_a_signal_to_one_rank_saves_and_stops_both_and_one_goes_on(tmp_path: Path) -> None:
     """Without dropout, whose random numbers follow from the rank."""
-
-    def struck(ranks: Ranks) -> None:
-        train_tiny(tmp_path / "two", ranks, dtype=torch.float64, strike=(signal.SIGTERM, 1, 5))
-
+    struck = partial(train_tiny, tmp_path / "two", dtype=torch.float64, strike=(signal.SIGTERM, 1, 5))
     assert on_ranks(struck) == [128 + signal.SIGTERM] * 2
     assert checkpoint_steps(tmp_path / "two")[-1] == 5
     for folder in ("two", "one"):
@@ -190,34 +183,35 @@ def test_a_signal_to_one_rank_saves_and_stops_both_and_one_goes_on(tmp_path: Pat
     require_near(curve(tmp_path / "two"), curve(tmp_path / "one"), 1e-9)
 
 
-def test_ranks_add_compare_and_draw(tmp_path: Path) -> None:
-    def work(ranks: Ranks) -> None:
-        tensors = [torch.full((3, 2), 1.0 + ranks.rank), torch.tensor(2 + ranks.rank), torch.ones(1)]
-        ranks.sum_(tensors)
-        assert [tensor.tolist() for tensor in tensors] == [[[3.0, 3.0]] * 3, 5, [2.0]]
-        assert ranks.any(ranks.rank == 1)
-        assert not ranks.any(False)
-        drawn = []
-        for step in (0, 1, 0):
-            ranks.seed_step(step)
-            drawn.append(torch.rand(3).tolist())
-        assert drawn[0] == drawn[2] != drawn[1]
-        ranks.require_same("what is equal", "a")
-        (tmp_path / f"{ranks.rank}").write_text(repr(drawn))
-        with pytest.raises(HallmarkError, match=r"the step is not the same on all 2 ranks; rank \d has \d"):
-            ranks.require_same("the step", str(ranks.rank))
+def add_compare_and_draw(folder: Path, ranks: Ranks) -> None:
+    tensors = [torch.full((3, 2), 1.0 + ranks.rank), torch.tensor(2 + ranks.rank), torch.ones(1)]
+    ranks.sum_(tensors)
+    assert [tensor.tolist() for tensor in tensors] == [[[3.0, 3.0]] * 3, 5, [2.0]]
+    assert ranks.any(ranks.rank == 1)
+    assert not ranks.any(False)
+    drawn = []
+    for step in (0, 1, 0):
+        ranks.seed_step(step)
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[2] != drawn[1]
+    ranks.require_same("what is equal", "a")
+    (folder / f"{ranks.rank}").write_text(repr(drawn))
+    with pytest.raises(HallmarkError, match=r"the step is not the same on all 2 ranks; rank \d has \d"):
+        ranks.require_same("the step", str(ranks.rank))
 
-    assert on_ranks(work) == [0, 0]
+
+def test_ranks_add_compare_and_draw(tmp_path: Path) -> None:
+    assert on_ranks(partial(add_compare_and_draw, tmp_path)) == [0, 0]
     assert (tmp_path / "0").read_text() != (tmp_path / "1").read_text()
+
+
+def train_apart(folder: Path, ranks: Ranks) -> None:
+    train_tiny(folder / str(ranks.rank), ranks)
 
 
 def test_ranks_that_do_not_see_the_same_checkpoint_are_refused(tmp_path: Path) -> None:
     train_tiny(tmp_path / "0", Ranks())
-
-    def work(ranks: Ranks) -> None:
-        train_tiny(tmp_path / str(ranks.rank), ranks)
-
-    assert on_ranks(work) == [REFUSED, REFUSED]
+    assert on_ranks(partial(train_apart, tmp_path)) == [REFUSED, REFUSED]
 
 
 def test_a_batch_that_ranks_do_not_divide_is_refused(tmp_path: Path) -> None:
