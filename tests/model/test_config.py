@@ -83,7 +83,7 @@ def test_a_shape_that_cannot_be_is_refused() -> None:
     with pytest.raises(HallmarkError, match="hidden_size 30 is not a multiple of num_heads 4"):
         derive_config(Model(hidden_size=30, num_heads=4), vocab_size=300)
     with pytest.raises(HallmarkError, match="num_heads 4 is not a multiple of num_kv_heads 3"):
-        derive_config(Model(num_kv_heads=3), vocab_size=300)
+        derive_config(Model(num_heads=4, num_kv_heads=3), vocab_size=300)
     with pytest.raises(HallmarkError, match=r"unknown keys depht; allowed: .*context_length"):
         ModelConfig.from_dict({**TINY.to_dict(), "depht": 1})
 
