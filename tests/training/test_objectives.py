@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
 from pipeline.model.transformer import Transformer
+from pipeline.tokenization.training import train_tokenizer
 from pipeline.training.masking import NO_TARGET, Masking
 from pipeline.training.objectives import (
     OBJECTIVES,
@@ -22,7 +23,15 @@ from pipeline.training.objectives import (
     prefix_row,
 )
 from pipeline.training.spans import SpanCorruption
-from tests.training.tiny import CONTEXT, tiny_config, tiny_objective, tiny_runtime, tiny_shard, tiny_tokenizer
+from tests.training.tiny import (
+    CONTEXT,
+    SONNETS,
+    tiny_config,
+    tiny_objective,
+    tiny_runtime,
+    tiny_shard,
+    tiny_tokenizer,
+)
 
 EVERY_OBJECTIVE = [name for names in OBJECTIVES.values() for name in names]
 GOLDEN = Path(__file__).with_name("golden_losses.json")
@@ -185,6 +194,15 @@ def test_bits_per_byte_of_a_uniform_model_is_known() -> None:
     values = Validation(tiny_objective("causal"), tiny_shard(), tokenizer, 4, torch.device("cpu"))(model)
     assert values["loss"] == pytest.approx(math.log(tokenizer.vocab_size), rel=1e-5)
     assert values["bits_per_byte"] == pytest.approx(math.log2(tokenizer.vocab_size), rel=1e-5)
+
+
+def test_there_are_no_bits_per_byte_where_the_tokenizer_loses_text() -> None:
+    """Tokens that hide spaces and rare characters would make a model look better than it is."""
+    pieces = train_tokenizer(SONNETS, "wordpiece", tiny_tokenizer().vocab_size)
+    assert not pieces.is_lossless
+    model = Transformer(tiny_config("causal")).eval()
+    values = Validation(tiny_objective("causal"), tiny_shard(), pieces, 4, torch.device("cpu"))(model)
+    assert set(values) == {"loss", "accuracy"}
 
 
 def test_validation_counts_what_is_predicted_exactly() -> None:
