@@ -1,8 +1,11 @@
 """Fixtures that every test may use: a toy project, and one that is already built."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` sets it, for everything that the tests start, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Callable
 from pathlib import Path

@@ -144,11 +144,11 @@ class Checkpoints:
         return _paths(self.folder, steps[-1])[1] if steps else None
 
     def _sweep(self) -> None:
-        """Remove what a kill left of a write that was never finished."""
+        """Remove what a kill left of a write that was never finished: by us, or by safetensors (`.tmpXXXXXX`)."""
         unfinished = [
             path for path in self.folder.glob("checkpoint-*.safetensors") if not path.with_suffix(".json").exists()
         ]
-        for path in [*unfinished, *self.folder.glob(".checkpoint-*.tmp")]:
+        for path in [*unfinished, *self.folder.glob(".*")]:
             path.unlink(missing_ok=True)  # other ranks sweep, too
 
     def load(self, model: nn.Module, optimizers: Optimizers) -> tuple[Progress, dict[str, Tensor] | None] | None:
