@@ -4,18 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jinja2 import FileSystemLoader
 from rich.console import Console
-from rich.table import Table as TerminalTable
 
 from pipeline.common.files import write_text
+from pipeline.evaluation.pages import print_table, write_pages
 from pipeline.evaluation.ranked_sweep import Table
 from pipeline.evaluation.report.charts import Fit, fit_chart, quantity
-from pipeline.evaluation.report.page import HERE as REPORT_ROOM
-from pipeline.evaluation.report.page import make_environment
 from pipeline.evaluation.scaling import Scaling
 
-HTML_PAGE, MARKDOWN_PAGE, PICTURE = "index.html", "scaling.md", "loss.svg"
+TEMPLATES = {"index.html": "scaling.html.jinja", "scaling.md": "scaling.md.jinja"}
 ROWS = {
     "size": "N at the optimum",
     "tokens": "D at the optimum",
@@ -45,28 +42,19 @@ def write_scaling(
         failures: (arm, error) of the arms that were not built.
     """
     charts = draw_charts(found)
-    for number, picture in charts.items():
-        write_text(folder / number, picture + "\n")
-    templates = make_environment().overlay(loader=FileSystemLoader(Path(__file__).parent))
-    style = (REPORT_ROOM / "report.css").read_text(encoding="utf-8")
+    for file_name, picture in charts.items():
+        write_text(folder / file_name, picture + "\n")
     facts = {"name": name, "verdict": verdict(found), "found": found, "advice": advice, "failures": failures}
     tables = [figure_table(found), run_table(found)]
-    for page, template in ((HTML_PAGE, "scaling.html.jinja"), (MARKDOWN_PAGE, "scaling.md.jinja")):
-        source = templates.get_template(template)
-        write_text(folder / page, source.render(**facts, tables=tables, charts=charts, style=style, method=METHOD))
-    return [folder / HTML_PAGE, folder / MARKDOWN_PAGE, *(folder / name for name in charts)]
+    pages = write_pages(folder, TEMPLATES, **facts, tables=tables, charts=charts, method=METHOD)
+    return [*pages, *(folder / file_name for file_name in charts)]
 
 
 def print_scaling(found: Scaling, advice: str, console: Console | None = None) -> None:
     """Print the optimum, the constants and the runs, with all that speaks against them."""
     console = console or Console(highlight=False)
     for table in (run_table(found), figure_table(found)):
-        shown = TerminalTable(title=table.title, caption=table.caption, title_justify="left", caption_justify="left")
-        for number, column in enumerate(table.columns):
-            shown.add_column(column, justify="left" if number in table.words else "right", overflow="fold")
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print(shown, markup=False)
+        print_table(table, console)
     for line in (verdict(found), *found.remarks, advice):
         console.print(line, markup=False)
 
