@@ -6,11 +6,15 @@ from importlib.util import find_spec
 from pipeline.common.errors import HallmarkError, allowed
 
 
-def choose(asked: str, known: Sequence[str], option: str) -> list[str]:
-    """The names of a list with commas, in the order of `known`; `all` are all. Raises HallmarkError if one is not."""
+def choose(asked: str, known: Sequence[str], option: str, what: str = "") -> list[str]:
+    """The names of a list with commas, in the order of `known`; `all` are all.
+
+    Raises:
+        HallmarkError: one is not known; the message calls it `what`.
+    """
     names = known if asked == "all" else asked.split(",")
     if unknown := [name for name in names if name not in known]:
-        raise HallmarkError(f"there is no {', '.join(unknown)}; {allowed(known)}", where=option)
+        raise HallmarkError(f"there is no {what}{', '.join(unknown)}; {allowed(known)}", where=option)
     return [name for name in known if name in names]
 
 

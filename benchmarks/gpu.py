@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.machine import seconds_of
+from benchmarks.machine import peak_bytes, seconds_of, wait_for_device
 from benchmarks.synthetic import draw_windows
 from benchmarks.tables import format_table
 from pipeline.common.compiler import find_compiler
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     def train() -> None:
         for _ in range(options.steps):
             next(step)
-        _wait_for(device)
+        wait_for_device()
 
     first = seconds_of(train)
     rounds = [(seconds_of(train), matmul()) for _ in range(options.repeats)]
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "matmul_flops_per_second": statistics.median(rate for _, rate in rounds),
         "step_seconds": [seconds / options.steps for seconds, _ in rounds],
         "first_round_seconds": first,
-        "peak_memory_bytes": _peak_memory_bytes(device),
+        "peak_memory_bytes": peak_bytes(),
     }
 
 
@@ -161,25 +161,10 @@ def _matmul_rate(size: int, device: Any) -> Callable[[], float]:
     def multiply() -> None:
         for _ in range(PRODUCTS):
             a @ b
-        _wait_for(device)
+        wait_for_device()
 
     multiply()
     return lambda: 2 * size**3 * PRODUCTS / seconds_of(multiply)
-
-
-def _wait_for(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _peak_memory_bytes(device: Any) -> int:
-    import torch
-
-    from pipeline.common.processes import peak_memory_bytes
-
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
 
 
 def format_result(result: dict[str, Any]) -> str:

@@ -2,11 +2,14 @@
 
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from pipeline.common.processes import peak_memory_bytes
 
 
 def describe_machine() -> dict[str, Any]:
@@ -27,6 +30,22 @@ def seconds_of(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def wait_for_device() -> None:
+    """Wait until a GPU that this process uses has done all that it was given."""
+    if _uses_gpu():
+        sys.modules["torch"].cuda.synchronize()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had: of the GPU, if it uses one."""
+    return int(sys.modules["torch"].cuda.max_memory_allocated()) if _uses_gpu() else peak_memory_bytes()
+
+
+def _uses_gpu() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
 
 
 @contextmanager

@@ -20,10 +20,10 @@ import sys
 from typing import Any
 
 from benchmarks.checkout import REPOSITORY, Checkout, temporary_checkout
+from benchmarks.choices import choose
 from benchmarks.machine import describe_machine
 from benchmarks.servers import prefect_server
 from benchmarks.tables import format_table
-from pipeline.common.errors import HallmarkError, allowed
 
 ARMS = ("bare", "dvc", "flow")
 
@@ -45,11 +45,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         HallmarkError: an unknown arm, or a command failed.
     """
-    arms = options.arms.split(",")
-    if unknown := [arm for arm in arms if arm not in ARMS]:
-        raise HallmarkError(f"there is no arm {', '.join(unknown)}; {allowed(ARMS)}", where="--arms")
+    arms = choose(options.arms, ARMS, "--arms", "arm ")
     machine = describe_machine()
-    measured = {arm: _measure(arm, options) for arm in ARMS if arm in arms}
+    measured = {arm: _measure(arm, options) for arm in arms}
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes_left_out": bool(_git("status", "--porcelain", "--untracked-files=no")),

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 
 from benchmarks.checkout import Checkout
 from pipeline.common.errors import HallmarkError
+from pipeline.common.ports import free_port
 
 START_SECONDS = 120
 
@@ -20,7 +20,7 @@ START_SECONDS = 120
 @contextmanager
 def prefect_server(checkout: Checkout) -> Iterator[str]:
     """Run a Prefect server on a free port of loopback and yield its API address; its processes end with the block."""
-    port = _free_port()
+    port = free_port()
     address = f"http://127.0.0.1:{port}/api"
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen(
@@ -31,12 +31,6 @@ def prefect_server(checkout: Checkout) -> Iterator[str]:
         yield address
     finally:
         _end_group(server)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], address: str) -> None:

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.choices import choose
 from benchmarks.machine import describe_machine, seconds_of
 from benchmarks.tables import format_table
-from pipeline.common.errors import HallmarkError, allowed
+from pipeline.common.errors import HallmarkError
 
 MEGABYTE = 1_000_000
 WAYS = ("bare", "tokenizer", "shards")
@@ -46,9 +47,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from pipeline.tokenization.training import KINDS
 
-    kinds = list(KINDS) if options.kinds == "all" else options.kinds.split(",")
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise HallmarkError(f"there is no kind {', '.join(unknown)}; {allowed(KINDS)}", where="--kinds")
+    kinds = choose(options.kinds, list(KINDS), "--kinds", "kind ")
     machine = describe_machine()
     texts = list(_limit(_read(options.text), options.megabytes * MEGABYTE))
     size = sum(len(text.encode()) for text in texts)

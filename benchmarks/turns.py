@@ -15,8 +15,9 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+from benchmarks.machine import peak_bytes, wait_for_device
 from pipeline.common.errors import HallmarkError
-from pipeline.common.processes import Interrupted, peak_memory_bytes
+from pipeline.common.processes import Interrupted
 
 
 class Finished(BaseException):
@@ -40,9 +41,9 @@ class Clock:
     def tick(self) -> None:
         """Raises Finished when there is no other round."""
         if self.left == 0:
-            _wait_for_device()
+            wait_for_device()
             seconds = time.perf_counter() - self.started
-            told = {"steps": self.steps, "seconds": seconds, "peak_memory_bytes": _peak_memory_bytes()}
+            told = {"steps": self.steps, "seconds": seconds, "peak_memory_bytes": peak_bytes()}
             self.connection.send(told | self.facts)
             if not self.connection.recv():
                 raise Finished
@@ -145,16 +146,3 @@ def _work(connection: Connection, arm: Arm) -> None:
     except Exception as error:
         traceback.print_exc()
         connection.send({"error": f"{type(error).__name__}: {error}"})
-
-
-def _peak_memory_bytes() -> int:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return peak_memory_bytes()
-
-
-def _wait_for_device() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -4,15 +4,14 @@ All take the same settings: "arm", "preset", "depth", "width", "vocab_size", "ma
 "precision", "compiled". A round is an epoch. With each they tell "parameters", "threads" and "texts".
 """
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.arms.endless import ENDLESS, train_endlessly
 from benchmarks.arms.machine import best_compute, best_machine
 from benchmarks.synthetic import make_texts, make_tokenizer
 from benchmarks.turns import Clock
@@ -20,18 +19,16 @@ from pipeline.common.params import Finetune, Model, Task
 from pipeline.model.accounting import body_flops_per_token
 from pipeline.model.config import derive_config
 from pipeline.tasks.classification import Classification, encode_rows
-from pipeline.training.loop import Batch, TrainPlan, train
 from pipeline.training.optimizers import finetuning_optimizers, trapezoid
 from pipeline.training.runtime import choose_runtime
 
 CLASSES = 10
 VALIDATION_TEXTS = CLASSES
-ENDLESS = 1_000_000  # steps: the clock ends the training
 Settings = dict[str, Any]
 
 
 def hallmark(clock: Clock, settings: Settings) -> None:
-    """The real task and the real loop: a step begins where the loop asks for the loss."""
+    """The real task and the real loop."""
     finetune = Finetune(batch_size=settings["batch"], max_tokens=settings["max_tokens"])
     config, tokenizer = _config(settings), make_tokenizer(settings["vocab_size"])
     task = Classification(
@@ -45,31 +42,17 @@ def hallmark(clock: Clock, settings: Settings) -> None:
     clock.steps = batches.steps_per_epoch
     clock.facts = _facts(model, settings)
 
-    def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        clock.tick()
-        return task.loss(network, batch)
-
-    plan = TrainPlan(
+    train_endlessly(
+        clock,
+        model,
+        task.loss,
+        batches,
+        finetuning_optimizers(model.body, model.head, finetune, trapezoid(ENDLESS, 0.001, 0.999)),
+        runtime,
         name=settings["arm"],
-        steps=ENDLESS,
         gradient_clip=finetune.gradient_clip,
-        validate_every=ENDLESS,
-        checkpoint_every=ENDLESS,
         flops_per_token=body_flops_per_token(config),
-        log_points=ENDLESS,  # the curve has every step, as in a run of 1,000
     )
-    with tempfile.TemporaryDirectory(prefix="hallmark-finetune-") as scratch:
-        train(
-            model,
-            loss,
-            batches,
-            finetuning_optimizers(model.body, model.head, finetune, trapezoid(ENDLESS, 0.001, 0.999)),
-            plan,
-            runtime,
-            scratch=Path(scratch),
-            validate=dict,
-            report=lambda _step, _values: None,
-        )
 
 
 def trainer(clock: Clock, settings: Settings) -> None:

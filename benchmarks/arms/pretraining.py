@@ -5,65 +5,46 @@ All take the same settings: "arm", "preset" (of our network), "published_preset"
 "parameters", "flops_per_token", "step_tokens", "threads", "precision" and "compiled".
 """
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.arms.endless import ENDLESS, train_endlessly
 from benchmarks.arms.machine import best_compute, best_machine
 from benchmarks.synthetic import make_shard, make_tokenizer
 from benchmarks.turns import Clock
 from pipeline.common.params import Model, Pretrain
 from pipeline.model.config import ModelConfig, derive_config
 from pipeline.model.transformer import Transformer
-from pipeline.training.loop import Batch, TrainPlan, train
 from pipeline.training.objectives import Objective, PretrainingLoss, choose_objective, make_objective
 from pipeline.training.optimizers import pretraining_optimizers, trapezoid
 from pipeline.training.runtime import choose_runtime
 
 SHARD_TOKENS = 1_000_000
-ENDLESS = 1_000_000  # steps: the clock ends the training
 Settings = dict[str, Any]
 
 
 def hallmark(clock: Clock, settings: Settings) -> None:
-    """The real parts and the real loop: a step begins where the loop asks for the loss."""
+    """The real parts and the real loop."""
     pretrain = Pretrain(optimizer=settings["arm"].removeprefix("hallmark-"))
     config, objective, tokens = _task(settings, settings["preset"], pretrain)
     runtime = choose_runtime(best_compute(settings["eager"]), 0)
     torch.manual_seed(0)
     model = Transformer(config).to(runtime.device)
     _tell(clock, settings, config, objective, model, runtime.precision, runtime.compile)
-    real_loss = PretrainingLoss(runtime)
-
-    def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        clock.tick()
-        return real_loss(network, batch)
-
-    plan = TrainPlan(
+    train_endlessly(
+        clock,
+        model,
+        PretrainingLoss(runtime),
+        objective.batches(tokens, settings["batch"] * objective.row_length, None, 0),
+        pretraining_optimizers(model, pretrain, trapezoid(ENDLESS, 0.001, 0.4)),
+        runtime,
         name=settings["arm"],
-        steps=ENDLESS,
         gradient_clip=pretrain.gradient_clip,
-        validate_every=ENDLESS,
-        checkpoint_every=ENDLESS,
         flops_per_token=objective.flops_per_token(config),
-        log_points=ENDLESS,  # the curve has every step, as in a run of 1,000
     )
-    with tempfile.TemporaryDirectory(prefix="hallmark-pretrain-") as scratch:
-        train(
-            model,
-            loss,
-            objective.batches(tokens, settings["batch"] * objective.row_length, None, 0),
-            pretraining_optimizers(model, pretrain, trapezoid(ENDLESS, 0.001, 0.4)),
-            plan,
-            runtime,
-            scratch=Path(scratch),
-            validate=dict,
-            report=lambda _step, _values: None,
-        )
 
 
 def nanogpt(clock: Clock, settings: Settings) -> None:

@@ -8,7 +8,6 @@ slot and a stopped flow find them; `torchrun` gives each a session of its own, o
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,9 +15,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from pipeline.common.errors import HallmarkError
+from pipeline.common.ports import LOOPBACK, free_port
 from pipeline.common.processes import Interrupted, die_with_parent
 
-LOOPBACK = "127.0.0.1"
 SETTLE_SECONDS = 3.0  # after one rank's failure: the others mostly end by themselves, and say more of it
 GRACE_SECONDS = 10.0  # then, after SIGTERM: one that waits for a lost rank on a GPU hears nothing
 POLL_SECONDS = 0.05
@@ -90,12 +89,6 @@ def _start(command: Sequence[str], count: int) -> list[subprocess.Popen[bytes]]:
         )
         for rank in range(count)
     ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _watch(ranks: list[subprocess.Popen[bytes]]) -> tuple[int, str | None]:

@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
+from pipeline.common.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,12 +135,6 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "HALLMARK_", "DVC_"))}
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return kept | {"HALLMARK_TRACKING": "off"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from prefect.flows import Flow
 from prefect.states import Cancelling, Running
 
 from flows.deploy import HEARTBEATS, ensure_automation, heartbeat_automation, switch_nightly
+from pipeline.common.ports import free_port
 from tests.flows.conftest import (
-    free_port,
     gpu_is_free,
     prefect_server,
     processes_in,

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import read_jsonl, sha256_file
 from pipeline.common.params import Pretrain
+from pipeline.common.ports import LOOPBACK, free_port
 from pipeline.common.processes import Interrupted
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import named_weights
-from pipeline.training import loop
+from pipeline.training import runtime as machine
 from pipeline.training.checkpoints import checkpoint_steps
 from pipeline.training.distributed import CPU, Ranks, join_ranks
-from pipeline.training.launch import LOOPBACK, LostRankError, free_port
+from pipeline.training.launch import LostRankError
 from pipeline.training.loop import METRICS_FILE, TrainPlan, train
 from pipeline.training.objectives import PretrainingLoss, Validation
 from pipeline.training.optimizers import pretraining_optimizers, trapezoid
@@ -54,7 +55,7 @@ def on_ranks(work: Callable[[Ranks], None], count: int = 2) -> list[int]:
 
 def _one_rank(work: Callable[[Ranks], None], rank: int, count: int, port: int) -> None:
     torch.set_num_threads(1)
-    loop.matmul_flops_per_second = lambda runtime, size=0, repeats=0: 1e12  # takes half a second
+    machine.matmul_flops_per_second = lambda runtime, size=0, repeats=0: 1e12  # takes half a second
     tells = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": LOOPBACK, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in tells.items()}
     code = WRONG
