@@ -94,11 +94,8 @@ def activation_bytes(config: ModelConfig, shape: Shape, value_bytes: int, *, wri
     """
     kept = _Kept(config, value_bytes, written_out)
     source, targets = shape.rows * shape.source, shape.rows * shape.targets
-    total = targets * kept.head() + source * kept.ends()
-    if config.encoder_layers:
-        total += config.encoder_layers * source * kept.block(shape.source)
-    elif config.decoder_layers:
-        total += config.decoder_layers * source * kept.block(shape.source)
+    layers = config.encoder_layers or config.decoder_layers  # of the stack that reads the source
+    total = targets * kept.head() + source * (kept.ends() + layers * kept.block(shape.source))
     if config.family == "encoder-decoder":
         layer = targets * (kept.block(shape.targets) + kept.across(shape.source)) + source * kept.memory()
         total += targets * kept.ends() + config.decoder_layers * layer

@@ -44,7 +44,7 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
         describe_memory,
         explain_out_of_memory,
     )
-    from pipeline.training.runtime import choose_runtime, matmul_flops_per_second
+    from pipeline.training.runtime import choose_runtime
 
     settings, seed = stage.params.pretrain, stage.params.seed
     tokenizer = Tokenizer.load(TOKENIZER)
@@ -81,7 +81,7 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
         | {"packing": f"{settings.packing}, {len(batches.windows)} rows of {objective.row_length} tokens an epoch"}
         | runtime.reasons
         | describe_memory(memory, chosen, runtime)
-        | describe_cost(training_flops, matmul_flops_per_second(runtime), runtime, stage.params.compute)
+        | describe_cost(training_flops, runtime, stage.params.compute)
     )
     if steps:
         memory.refuse_if_over(available_memory(model, runtime.device))

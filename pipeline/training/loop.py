@@ -25,7 +25,7 @@ from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.optimizers import Optimizers
 from pipeline.training.progress import Meter
 from pipeline.training.random_state import random_state
-from pipeline.training.runtime import Runtime, matmul_flops_per_second
+from pipeline.training.runtime import Runtime
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -143,7 +143,7 @@ class _Loop:
         self.curve = MetricsFile(scratch / METRICS_FILE)
         if runtime.ranks.is_first:
             self.curve.rewind(self.progress.step)
-        peak = matmul_flops_per_second(runtime) * runtime.ranks.size
+        peak = runtime.matmul_rate * runtime.ranks.size
         self.meter = Meter(plan.name, plan.steps, self.progress.step, plan.flops_per_token, peak)
 
     def _resume(self) -> None:

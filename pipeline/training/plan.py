@@ -220,23 +220,22 @@ def describe_memory(plan: MemoryPlan, chosen: str, runtime: Runtime) -> dict[str
     }
 
 
-def describe_cost(flops: float, rate: float, runtime: Runtime, compute: Compute) -> dict[str, str]:
+def describe_cost(flops: float, runtime: Runtime, compute: Compute) -> dict[str, str]:
     """FLOPs, predicted time and, where it has a price, cost of a training, as they are announced.
 
     Args:
         flops: of the whole training, all ranks together.
-        rate: FLOPs per second of this machine's matrix products, of one rank.
         runtime: what it runs on.
         compute: of params.yaml, with the price of an hour.
     """
     ranks, (compiled, eager) = runtime.ranks.size, REACHED[runtime.device.type, runtime.precision]
     share = compiled if runtime.compile else eager
-    seconds = flops / (rate * share * ranks)
+    seconds = flops / (runtime.matmul_rate * share * ranks)
     each = f" x {ranks} ranks" if ranks > 1 else ""
     found = {
         "training_flops": f"{flops:.3e}",
-        "predicted_time": f"{duration(seconds)} ({share:.0%} of {rate / 1e9:,.0f} GFLOP/s{each}, measured; "
-        "without compiling and validation)",
+        "predicted_time": f"{duration(seconds)} ({share:.0%} of {runtime.matmul_rate / 1e9:,.0f} GFLOP/s{each}, "
+        "measured; without compiling and validation)",
     }
     if compute.price_per_hour is not None:
         cost = compute.price_per_hour * ranks * seconds / 3600

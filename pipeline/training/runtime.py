@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -35,6 +36,11 @@ class Runtime:
     compile: bool
     reasons: dict[str, str]
     ranks: Ranks = field(default_factory=Ranks)
+
+    @cached_property
+    def matmul_rate(self) -> float:
+        """FLOPs per second of this machine's matrix products, of one rank; measured once, when first asked for."""
+        return matmul_flops_per_second(self)
 
     def compile_blocks(self, model: nn.Module) -> None:
         """Compile every block in place, if this runtime compiles. Blocks are alike, so all share one compilation.

@@ -3,7 +3,7 @@
 Legend: B rows, T positions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -85,16 +85,18 @@ class Windows:
         self._begin(state["epoch"], state["position"])
 
     def __next__(self) -> tuple[list[Batch], dict[str, Any]]:
-        rows = []
-        for place in range(self.batch_rows):
-            if self.position == len(self.windows):
-                self._begin(self.epoch + 1, position=0)
-            if place in self.own_rows:
-                rows.append(self._row())
-            self.position += 1
+        rows = [self._row() for place in self._walk() if place in self.own_rows]
         size = self.micro_rows
         batches = [stack_rows(rows[first : first + size]) for first in range(0, len(rows), size)]
         return batches, {"epoch": self.epoch, "position": self.position}
+
+    def _walk(self) -> Iterator[int]:
+        """Go on by one global batch; yields each row's place in it while `position` is that row's in the epoch."""
+        for place in range(self.batch_rows):
+            if self.position == len(self.windows):
+                self._begin(self.epoch + 1, position=0)
+            yield place
+            self.position += 1
 
     def _row(self) -> dict[str, np.ndarray]:
         first, last = self.windows[self.position]
@@ -105,12 +107,7 @@ class Windows:
         """Which documents the global batch after `state` holds (None: the first), by their numbers in the split."""
         batch = copy(self)
         batch.load_state(state or {"epoch": 0, "position": 0})
-        numbers: set[int] = set()
-        for _ in range(self.batch_rows):
-            if batch.position == len(batch.windows):
-                batch._begin(batch.epoch + 1, position=0)
-            numbers |= batch._documents()
-            batch.position += 1
+        numbers = {number for _ in batch._walk() for number in batch._documents()}
         listed = ", ".join(str(number) for number in sorted(numbers)[:MOST_NAMED])
         return f"the training documents {listed}" + ("" if len(numbers) <= MOST_NAMED else f" ({len(numbers)} in all)")
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from pipeline.common.files import read_jsonl
 from pipeline.common.processes import Interrupted
-from pipeline.training import loop
+from pipeline.training import loop, runtime
 from pipeline.training.checkpoints import checkpoint_steps
 from tests.training.test_loop import run_training
 from tests.training.tiny import tiny_runtime, tiny_shard
@@ -82,7 +82,7 @@ def end_of(child: int, seconds: float = 60.0) -> int:
 
 def main(folder: Path) -> None:
     tiny_shard(), tiny_runtime()  # import and train here what every life needs
-    loop.matmul_flops_per_second = lambda runtime, size=0, repeats=0: 1e12  # measuring it takes longer than a life
+    runtime.matmul_flops_per_second = lambda runtime, size=0, repeats=0: 1e12  # measuring it takes longer than a life
     scratch, moment = folder / "disturbed", random.Random(1)
     found: dict[str, list[int]] = {"ends": [], "torn": [], "done": [], "checkpoints": []}
     for life in range(STOPS + KILLS):

@@ -195,11 +195,11 @@ def test_what_is_there_is_the_machines() -> None:
 
 
 def test_time_and_cost_follow_from_flops() -> None:
-    told = describe_cost(3.6e15, 1e12, tiny_runtime(), Compute(price_per_hour=2.0))
+    told = describe_cost(3.6e15, tiny_runtime(), Compute(price_per_hour=2.0))
     assert told["training_flops"] == "3.600e+15"
     assert told["predicted_time"].startswith("3.3 h (30% of 1,000 GFLOP/s, measured")
     assert told["predicted_cost"] == "6.67 (2 per hour)"
-    assert "predicted_cost" not in describe_cost(1.0, 1.0, tiny_runtime(), Compute())
+    assert "predicted_cost" not in describe_cost(1.0, tiny_runtime(), Compute())
     assert [duration(seconds) for seconds in (3, 200, 9000, 400_000)] == ["3 s", "3.3 min", "2.5 h", "4.6 days"]
 
 
