@@ -56,6 +56,23 @@ def attend(
     return weights_BHTS @ v_BHSK
 
 
+def attend_fast(
+    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, sight: Sight, scale: float, dropout_share: float = 0.0
+) -> Tensor:
+    """The same by torch's fused kernels, which never write the weights down: what a GPU uses."""
+    bias = None if sight.causal or sight.bias is None else sight.bias.to(q_BHTK.dtype)
+    return scaled_dot_product_attention(
+        q_BHTK,
+        k_BGSK,
+        v_BGSK,
+        attn_mask=bias,
+        dropout_p=dropout_share,
+        is_causal=sight.causal,
+        scale=scale,
+        enable_gqa=q_BHTK.size(1) != k_BGSK.size(1),
+    )
+
+
 class Attention(nn.Module):
     """Self-attention, or cross-attention where a memory is given."""
 
@@ -100,10 +117,7 @@ class Attention(nn.Module):
     def _attend(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, sight: Sight) -> Tensor:
         dropout_share = self.dropout_share if self.training else 0.0
         if q_BHTK.device.type != "cpu" and self.recorded is None:
-            bias = None if sight.causal or sight.bias is None else sight.bias.to(q_BHTK.dtype)
-            return scaled_dot_product_attention(
-                q_BHTK, k_BGSK, v_BGSK, bias, dropout_share, sight.causal, self.scale, self.heads != self.kv_heads
-            )
+            return attend_fast(q_BHTK, k_BGSK, v_BGSK, sight, self.scale, dropout_share)
         k_BHSK, v_BHSK = self._for_each_head(k_BGSK), self._for_each_head(v_BGSK)
         if self.recorded is not None:
             self.recorded.append(attention_weights(q_BHTK, k_BHSK, sight.bias, self.scale))

@@ -107,18 +107,22 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.embedding.tokens.weight
 
     def _initialise(self) -> None:
-        """Fan-in normal weights; what writes to the residual stream starts at zero, so blocks start as identity."""
+        """Fan-in normal weights, and smaller ones for what writes to the residual stream: by the root of the number of
+        a stack's writers, so that the stream keeps its size whatever the depth (Radford et al. 2019).
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-                if name.endswith(("o_proj", "down_proj")):
-                    nn.init.zeros_(module.weight)
-                elif name.endswith("q_proj") and not self.config.scale_attention:
+                if name.endswith("q_proj") and not self.config.scale_attention:
                     module.weight.data.div_(math.sqrt(self.config.head_dim))
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        for stack in filter(None, (self.encoder, self.decoder)):
+            writers = [w for name, w in stack.named_parameters() if name.endswith(("o_proj.weight", "down_proj.weight"))]
+            for weight in writers:
+                weight.data.div_(math.sqrt(len(writers)))
         if self.lm_head is not None:
             nn.init.normal_(self.lm_head.weight, std=0.02)
         if self.config.scale_logits and self.config.tied_embeddings:  # as large as the first T5's

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Model
 from pipeline.common.parts import PART_CHOICES
-from pipeline.model.attention import Attention, Sight, attend, memory_bias, record_attention, visible_bias
+from pipeline.model.attention import Attention, Sight, attend, attend_fast, memory_bias, record_attention, visible_bias
 from pipeline.model.block import Stack
 from pipeline.model.config import GATED, ModelConfig, derive_config
 from pipeline.model.feed_forward import FEED_FORWARDS, FeedForward
@@ -45,7 +45,7 @@ IDS = torch.arange(12)[None]
 
 
 def tiny_model(**changes: Any) -> Transformer:
-    """A model with random weights everywhere: freshly made ones have zero output projections."""
+    """A model with large random weights everywhere, norms and biases included."""
     torch.manual_seed(0)
     model = Transformer(replace(TINY, **changes))
     for parameter in model.parameters():
@@ -72,6 +72,24 @@ def test_written_out_attention_equals_torchs(batch: int, heads: int, length: int
         scaled_dot_product_attention(q, k, v, wide),
         atol=1e-6,
         rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_fast_attention_equals_the_written_out_one(kv_heads: int, causal: bool, padded: bool) -> None:
+    """What a GPU uses; on a CPU torch runs the same call."""
+    torch.manual_seed(0)
+    q, (k, v) = torch.randn(2, 4, 7, 8), torch.randn(2, 2, kv_heads, 7, 8)
+    places, visible = torch.arange(7)[None], torch.arange(7) < torch.tensor([[7], [4]])
+    bias = visible_bias(places, places, causal=causal, visible_BS=visible if padded else None)
+    k_of_all, v_of_all = (x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v))
+    torch.testing.assert_close(
+        attend_fast(q, k, v, Sight(bias, causal=causal and not padded), 0.3),
+        attend(q, k_of_all, v_of_all, bias, 0.3),
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 
@@ -223,6 +241,21 @@ GRID = [
 ]
 
 
+@pytest.mark.parametrize(("preset", "writers"), [("qwen3", 4), ("bert", 4), ("t5", 6)])
+def test_what_writes_to_the_residual_stream_begins_smaller(preset: str, writers: int) -> None:
+    torch.manual_seed(0)
+    config, _ = derive_config(Model.model_validate({"preset": preset, "depth": 2, "hidden_size": 128}), 40)
+    model = Transformer(config)
+    stack = model.decoder or model.encoder
+    assert stack is not None
+    for name, weight in stack.state_dict().items():
+        fan_in = weight.size(-1)
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            assert float(weight.std()) == pytest.approx(1 / math.sqrt(fan_in * writers), rel=0.05), name
+        elif name.endswith(("v_proj.weight", "up_proj.weight")):
+            assert float(weight.std()) == pytest.approx(1 / math.sqrt(fan_in), rel=0.05), name
+
+
 @pytest.mark.parametrize("parts", GRID, ids=lambda parts: "-".join(parts.values()))
 def test_every_combination_of_parts_learns_and_masks(parts: dict[str, Any]) -> None:
     """A few steps lower the loss, every parameter has a gradient, and no position sees a later one, nor padding."""
@@ -236,7 +269,7 @@ def test_every_combination_of_parts_learns_and_masks(parts: dict[str, Any]) -> N
 
     before = loss()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
-    for _ in range(4):  # output projections begin at zero: what stands before them learns from the second step on
+    for _ in range(4):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
