@@ -31,7 +31,12 @@ class Size(NamedTuple):
     tied: bool
 
 
-SIZES = {"toy": Size(1, 64, True), "5M": Size(4, 256, False), "12M": Size(6, 384, True)}
+SIZES = {
+    "toy": Size(1, 64, True),
+    "5M": Size(4, 256, False),
+    "12M": Size(6, 384, True),
+    "124M": Size(12, 768, True),  # for a GPU, with --context 1024 --batch 32 --vocab-size 50304
+}
 PRESETS: dict[str, dict[str, Any]] = {  # family -> the network as ours and as a peer has it; BERT and T5 are tied
     "decoder": {"preset": "qwen3", "published_preset": "gpt2"},
     "encoder": {"preset": "bert", "published_preset": "bert", "tied": True},

@@ -138,7 +138,9 @@ def _encoders(
             tokenizer.encode_batch(batch)
 
     def write() -> None:
-        counts.update(write_shards(folder / "tokens", {"train": texts}, tokenizer)["splits"]["train"])
+        counts.update(
+            write_shards(folder / "tokens", {"train": ((text, "text") for text in texts)}, tokenizer)["splits"]["train"]
+        )
 
     return {"bare": encode_bare, "tokenizer": encode, "shards": write}, counts
 

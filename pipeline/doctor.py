@@ -124,7 +124,7 @@ def _installed_version(name: str) -> str | None:
 def check_settings() -> Iterator[Finding]:
     params = load_params()
     yield Finding("settings", "ok", f"params.yaml: {params.source.kind}, tasks {', '.join(params.tasks)}")
-    if params.source.kind == "files" and not Path(params.source.path).is_dir():
+    if params.source.reads_files and not Path(params.source.path).is_dir():
         yield Finding(
             "settings", "fault", f"source.path {params.source.path} is no folder", "mend source.path in params.yaml"
         )

@@ -20,6 +20,7 @@ PARAMS_FILE = Path("params.yaml")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0.0, le=100.0)]
 
 Objective = Literal["causal", "prefix-lm", "mlm", "mlm+nsp", "span-corruption"]
 
@@ -33,13 +34,15 @@ class Section(BaseModel):
 class Source(Section):
     """Where text and labels come from."""
 
-    kind: Literal["python-docs", "files"] = Field(
-        "python-docs", description="python-docs: documentation of the libraries below; files: your own, under `path`"
+    kind: Literal["python-docs", "files", "python-docs+files"] = Field(
+        "python-docs",
+        description="python-docs: documentation of the libraries below; files: your own, under `path`; or both",
     )
     path: str = Field("data/own", description="folder of your own files (kind files); absolute, or relative to here")
-    documents: list[str] = Field(
+    documents: list[str] | dict[str, str] = Field(
         ["**/*.txt", "**/*.md"],
-        description="globs below `path` of the text to pretrain on: .txt .md .jsonl .csv .tsv .parquet, also .gz .zst",
+        description="globs below `path` of the text to pretrain on: .txt .md .jsonl .csv .tsv .parquet, also .gz .zst; "
+        "written {NAME: GLOB}, each names a source",
     )
     text_column: str = Field("text", description="column or key of the text, for tables and .jsonl")
     id_column: str | None = Field(None, description="column of a unique id; null numbers the rows")
@@ -56,6 +59,32 @@ class Source(Section):
     min_characters: Positive = Field(80, description="shorter docstrings are not read (kind python-docs)")
     validation_share: Share = Field(0.05, description="share of documents (of modules) held out for validation")
     test_share: Share = Field(0.08, description="share of modules held out for the test split of python-docs tasks")
+
+    @field_validator("documents", mode="before")
+    @classmethod
+    def _are_globs(cls, value: Any) -> Any:
+        globs = [*value, *value.values()] if isinstance(value, dict) else value
+        if isinstance(globs, list) and all(isinstance(glob, str) and glob for glob in globs):
+            return value
+        raise ValueError("allowed: a list of globs, or globs by name as {NAME: GLOB}")
+
+    @property
+    def globs(self) -> dict[str, str]:
+        """The globs of `documents` by the names of their sources: a glob without a name is its own."""
+        return self.documents if isinstance(self.documents, dict) else {glob: glob for glob in self.documents}
+
+    @property
+    def reads_libraries(self) -> bool:
+        return self.kind != "files"
+
+    @property
+    def reads_files(self) -> bool:
+        return self.kind != "python-docs"
+
+    @property
+    def names(self) -> list[str]:
+        """What the sources of this text are called."""
+        return (self.libraries if self.reads_libraries else []) + (list(self.globs) if self.reads_files else [])
 
 
 class Validate(Section):
@@ -110,6 +139,14 @@ class Compute(Section):
     price_per_hour: float | None = Field(
         None, ge=0, description="price of this machine, or of one GPU, for an hour, to predict what training costs"
     )
+    restarts: Annotated[int, Field(ge=0)] = Field(
+        0, description="after a process of several that train together died, start them again so often in one build"
+    )
+    min_processes: Positive | None = Field(
+        None,
+        description="start again as fewer of them, with at least so many: the next number that divides theirs; "
+        "null: as many",
+    )
 
 
 class Model(Section):
@@ -158,13 +195,28 @@ class Pretrain(Section):
         None,
         description="tokens per forward pass; null: batch_tokens; auto: the most that fit into this machine's memory",
     )
+    logit_tokens: Positive | None = Field(
+        None,
+        description="tokens whose logits are held at once, and made anew for their gradient: less memory with a large "
+        "vocabulary, a third more time in the head; null: all of a forward pass",
+    )
     processes: Positive | None = Field(
         1, description="processes on this machine that share each batch; null: one for each GPU"
+    )
+    sharding: Literal["none", "full", "hybrid"] = Field(
+        "none",
+        description="none: every process holds all weights; full: each holds a part of them, of their gradients and "
+        "of the optimizer; hybrid: the parts are spread over a node, and every node holds all",
     )
     packing: Literal["stream", "documents"] = Field(
         "stream",
         description="stream: rows cut from all text in one; documents: rows of whole documents, cut only where longer "
         "than a row, none of which sees another (causal, prefix-lm, mlm)",
+    )
+    source_weights: dict[str, Weight] = Field(
+        {},
+        description="how often the text of a source comes in an epoch, by name (a library, or a name or glob of "
+        "source.documents): 2 twice, 0.5 half of it and the other half in the next, 0 never; not named: once",
     )
     optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for matrices, AdamW for the rest")
     learning_rate: float = Field(0.004, gt=0, description="peak learning rate of AdamW")
@@ -280,6 +332,14 @@ class Params(Section):
                 raise ValueError(f"tasks.{name}.path: source.kind files needs the labelled file of this task")
             if self.source.kind == "python-docs" and name != "library":
                 raise ValueError(f"tasks.{name}: source.kind python-docs makes the task `library` only")
+            if task.path is None and name != "library":
+                raise ValueError(f"tasks.{name}.path: python-docs makes the task `library` only; name a labelled file")
+        names = self.source.names
+        if both := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"source: two sources are called {', '.join(both)}; give each its own name")
+        for name in self.pretrain.source_weights:
+            if name not in names:
+                raise ValueError(f"pretrain.source_weights.{name}: no source has this name; {allowed(names)}")
         if self.pretrain.steps == 0 and self.model.init_from is None:
             raise ValueError("pretrain.steps: 0 needs model.init_from, else the weights stay random")
         return self
@@ -381,8 +441,10 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(_type_name(part) for part in get_args(annotation))
     if origin is list:
         return f"list of {_type_name(get_args(annotation)[0])}"
+    if origin is dict:
+        return f"{_type_name(get_args(annotation)[1])} by name"
     return "null" if annotation is type(None) else annotation.__name__
 
 
 def _scalar(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("\n...\n").strip()

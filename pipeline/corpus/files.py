@@ -3,7 +3,7 @@
 import glob
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
@@ -49,11 +49,15 @@ EXAMPLES = 5  # named in a message
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to read for one table, and from where. `key` is the setting that names the files."""
+    """What to read for one table, and from where. `key` is the setting that names the files.
+
+    `patterns` are globs by the names of their sources; if `each` of them was named on purpose, each has to find a file.
+    """
 
     table: str
     key: str
-    patterns: list[str]
+    patterns: dict[str, str]
+    each: bool
     formats: tuple[str, ...]
     splits: tuple[str, ...]
     text: str
@@ -75,6 +79,7 @@ class Found:
     label: str
     split: str | None
     file: str
+    source: str
 
 
 def read_files(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
@@ -119,7 +124,8 @@ def _wanted_documents(source: Source) -> Wanted:
     return Wanted(
         table=DOCUMENTS,
         key="source.documents",
-        patterns=source.documents,
+        patterns=source.globs,
+        each=isinstance(source.documents, dict),
         formats=DOCUMENT_FORMATS + TABLE_FORMATS,
         splits=DOCUMENT_SPLITS,
         text=source.text_column,
@@ -132,7 +138,8 @@ def _wanted_labels(name: str, task: Task) -> Wanted:
     return Wanted(
         table=task_table(name),
         key=f"tasks.{name}.path",
-        patterns=[task.path or ""],
+        patterns={name: task.path or ""},
+        each=True,
         formats=TABLE_FORMATS,
         splits=TASK_SPLITS,
         text=task.text_column,
@@ -142,37 +149,45 @@ def _wanted_labels(name: str, task: Task) -> Wanted:
     )
 
 
-def find_files(root: Path, wanted: Wanted, problems: Problems) -> list[Path]:
-    """The files below `root` that the patterns name, sorted; hidden ones are never read."""
-    matched: set[Path] = set()
-    for pattern in wanted.patterns:
+def find_files(root: Path, wanted: Wanted, problems: Problems) -> dict[Path, str]:
+    """The files below `root` that the patterns name, sorted, and the source of each; hidden ones are never read.
+
+    A file that several patterns name is of the first one's source.
+    """
+    files: dict[Path, str] = {}
+    empty = []
+    for source, pattern in wanted.patterns.items():
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             problems.add(f"{wanted.key}: {pattern!r} must lie below source.path, the folder that DVC watches")
-            return []
+            return {}
         names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207 (leaves out hidden files; Path.glob does not)
-        matched |= {root / name for name in names}
-    files = sorted(path for path in matched if path.is_file())
-    if not files:
+        found = {root / name for name in names if (root / name).is_file()}
+        if not found:
+            empty.append(pattern)
+        elif wanted.each and found <= files.keys():
+            problems.add(f"{wanted.key}: all that {pattern!r} finds is found before; name {source!r} first")
+        files |= dict.fromkeys(found - files.keys(), source)
+    if empty and (wanted.each or not files):
         there = Counter(path.suffix for path in root.rglob("[!.]*") if path.is_file())
         listing = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(there.items()))
-        patterns = ", ".join(repr(pattern) for pattern in wanted.patterns)
+        patterns = ", ".join(map(repr, empty))
         problems.add(f"{wanted.key}: no file in {root} matches {patterns}; files there: {listing or 'none'}")
-    unknown = [path for path in files if file_format(path) not in wanted.formats]
+    unknown = sorted(path for path in files if file_format(path) not in wanted.formats)
     for path in unknown[:EXAMPLES]:
         problems.add(f"{wanted.key}: {path}: unknown format; {allowed((*wanted.formats, *COMPRESSIONS))}")
     if len(unknown) > EXAMPLES:
         problems.add(f"{wanted.key}: {len(unknown) - EXAMPLES} more files of unknown formats")
-    return [path for path in files if path not in unknown]
+    return {path: source for path, source in sorted(files.items()) if path not in unknown}
 
 
 def _read_table(root: Path, wanted: Wanted, problems: Problems, rejected: list[Rejected]) -> list[Found]:
     """Rows of every file that `wanted` names; adds what is wrong as a whole to `problems`, bad rows to `rejected`."""
     known, set_aside = len(problems.found), len(rejected)
     found: list[Found] = []
-    for path in find_files(root, wanted, problems):
+    for path, source in find_files(root, wanted, problems).items():
         name = path.relative_to(root).as_posix()
         try:
-            rows = _read_file(path, name, wanted)
+            rows = _read_file(path, name, source, wanted)
             rejected += [row for row in rows if isinstance(row, Rejected)]
             found += [row for row in rows if isinstance(row, Found)]
         except MissingColumnsError as error:
@@ -191,14 +206,14 @@ def _first_reasons(rejected: list[Rejected]) -> str:
     return f", {len(rejected)} set aside: {reasons}{hint}"
 
 
-def _read_file(path: Path, name: str, wanted: Wanted) -> list[Found | Rejected]:
+def _read_file(path: Path, name: str, source: str, wanted: Wanted) -> list[Found | Rejected]:
     if file_format(path) in DOCUMENT_FORMATS:
         text = read_document(path)
         if isinstance(text, Unreadable):
             return [_reject(text, name, wanted)]
-        return [Found(name, text, "", None, name)]
+        return [Found(name, text, "", None, name, source)]
     return [
-        _reject(row, name, wanted) if isinstance(row, Unreadable) else _find(row, name, wanted)
+        _reject(row, name, wanted) if isinstance(row, Unreadable) else _find(row, name, source, wanted)
         for row in read_rows(path, wanted.columns)
     ]
 
@@ -209,7 +224,7 @@ def _reject(row: Unreadable, name: str, wanted: Wanted) -> Rejected:
     return Rejected(wanted.table, place, row.reason, text)
 
 
-def _find(row: Row, name: str, wanted: Wanted) -> Found | Rejected:
+def _find(row: Row, name: str, source: str, wanted: Wanted) -> Found | Rejected:
     """Check the values of one row: texts are strings, labels and ids strings or whole numbers, all storable."""
     place = f"{name}:{row.number}"
     text = row.values[wanted.text]
@@ -227,7 +242,7 @@ def _find(row: Row, name: str, wanted: Wanted) -> Found | Rejected:
         faults.append("half a character (a lone surrogate)")
     if faults:
         return _reject(Unreadable(row.number, "; ".join(faults), str(text)), name, wanted)
-    return Found(identity or place, text, label or "", split, name)
+    return Found(identity or place, text, label or "", split, name, source)
 
 
 def _as_name(value: Any) -> str | None:
@@ -288,4 +303,4 @@ def _cut_document(row: Found, validation_share: float) -> list[Document]:
 
 
 def _document(row: Found, identity: str, text: str, split: str) -> Document:
-    return Document(identity, text, split, str(PurePosixPath(row.file).parent), row.file)
+    return Document(identity, text, split, row.file, row.source)

@@ -153,7 +153,7 @@ def _documents(entries: list[Entry]) -> Iterator[Document]:
         splits[entry.file] = entry.split
     for file, parts in texts.items():
         if splits[file] != TEST:
-            yield Document(_file_id(file), "\n\n".join(parts), splits[file], file.library, file.module)
+            yield Document(_file_id(file), "\n\n".join(parts), splits[file], file.module, file.library)
 
 
 def _labelled(entry: Entry) -> Labelled:

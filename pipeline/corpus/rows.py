@@ -18,8 +18,8 @@ class Document(NamedTuple):
     id: str
     text: str
     split: str
-    group: str  # library or folder
-    source: str  # module or file
+    group: str  # module or file
+    source: str  # library, or the name (or glob) in source.documents that found it; what pretrain.source_weights names
 
 
 class Labelled(NamedTuple):
@@ -60,12 +60,14 @@ def task_table(task: str) -> str:
 
 
 def describe(table: pd.DataFrame) -> dict[str, Any]:
-    """Rows, characters, and rows by split (and label) of a table, for the metrics."""
+    """Rows, characters, and rows by split (and source or label) of a table, for the metrics."""
     described: dict[str, Any] = {
         "rows": len(table),
         "characters": int(table["text"].str.len().sum()),
         "splits": _counts(table["split"]),
     }
+    if "source" in table:
+        described["sources"] = _counts(table["source"])
     if "label" in table:
         described["labels"] = {
             split: _counts(table.loc[table["split"] == split, "label"]) for split in described["splits"]

@@ -167,9 +167,15 @@ class _Kept:
         return self.copies(1) + (transform if self.config.head == "transform" else 0)
 
 
-def logit_bytes(config: ModelConfig, shape: Shape) -> int:
-    """The log-probabilities of every target in float32, their gradient and that of the logits, all alive at once."""
-    return 3 * 4 * shape.rows * shape.targets * config.vocab_size
+def logit_bytes(config: ModelConfig, shape: Shape, at_once: int | None = None) -> int:
+    """The log-probabilities of every target in float32, their gradient and that of the logits, all alive at once.
+
+    Args:
+        config, shape: see `activation_bytes`.
+        at_once: targets whose logits are held together; None: all.
+    """
+    targets = shape.rows * shape.targets
+    return 3 * 4 * min(targets, at_once or targets) * config.vocab_size
 
 
 def low_precision_bytes(module: nn.Module, value_bytes: int) -> int:

@@ -13,7 +13,7 @@ from pipeline.model.attention import Attention, Sight, memory_bias, visible_bias
 from pipeline.model.cache import DecoderCache, KeyValues
 from pipeline.model.config import ModelConfig
 from pipeline.model.feed_forward import FeedForward
-from pipeline.model.norms import NORMS
+from pipeline.model.norms import NORMS, widen
 from pipeline.model.positions import alibi_slopes, relative_buckets, rotary_tables
 
 
@@ -166,7 +166,7 @@ class Stack(nn.Module):
             return -self.slopes[:, None, None] * distance_BTS.abs()[:, None]
         if self.config.positions == "relative":
             buckets_BTS = relative_buckets(distance_BTS, causal=self.causal)
-            return self.relative_bias(buckets_BTS).permute(0, 3, 1, 2).float()
+            return widen(self.relative_bias(buckets_BTS).permute(0, 3, 1, 2))
         return None
 
 

@@ -120,7 +120,8 @@ class Transformer(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         for stack in filter(None, (self.encoder, self.decoder)):
-            writers = [w for name, w in stack.named_parameters() if name.endswith(("o_proj.weight", "down_proj.weight"))]
+            ends = ("o_proj.weight", "down_proj.weight")
+            writers = [weight for name, weight in stack.named_parameters() if name.endswith(ends)]
             for weight in writers:
                 weight.data.div_(math.sqrt(len(writers)))
         if self.lm_head is not None:

@@ -22,7 +22,7 @@ from pipeline.common.layout import metrics_file, stage_home
 from pipeline.common.params import Params, Task, load_params
 from pipeline.common.processes import Interrupted, die_with_parent, peak_memory_bytes, raise_on_signals
 from pipeline.tracking.journal import Journal
-from pipeline.training.launch import LostRankError, count_processes, rank_here, run_ranks
+from pipeline.training.launch import LOST_RANK, LostRankError, count_processes, rank_here, run_ranks
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,19 @@ def run_on_ranks(main: Callable[[Stage], None], name: str, processes: Callable[[
     if rank_here() is not None:
         run_stage(main, name)
     try:
-        count = count_processes(processes(load_params()))
+        params = load_params()
+        count = count_processes(processes(params))
     except HallmarkError as error:
         sys.exit(f"hallmark: {name}: {error}")
     if count == 1:
         run_stage(main, name)
     die_with_parent()
     raise_on_signals()
-    code, said = run_ranks([sys.executable, "-m", f"pipeline.stages.{name}"], count)
-    if said:
-        print(f"hallmark: {name}: {said}\n  next: `dvc repro` goes on from the last checkpoint", file=sys.stderr)
-    sys.exit(code)
+    command = [sys.executable, "-m", f"pipeline.stages.{name}"]
+    end = run_ranks(command, count, params.compute.restarts, params.compute.min_processes)
+    if end.said:
+        print(f"hallmark: {name}: {end.said}\n  next: `dvc repro` goes on from the last checkpoint", file=sys.stderr)
+    sys.exit(end.code)
 
 
 def run_stage(main: Callable[[Stage], None], name: str) -> NoReturn:
@@ -130,8 +132,8 @@ def run_stage(main: Callable[[Stage], None], name: str) -> NoReturn:
         if rank == 0:
             print(f"{prefix} interrupted by {error}; `dvc repro` goes on from here", file=sys.stderr)
     except LostRankError as error:
-        status, message, code = "interrupted", str(error), 1
-        if rank == 0:
+        status, message, code = "interrupted", str(error), LOST_RANK
+        if rank == 0 or error.is_own:
             print(f"{prefix} {error}", file=sys.stderr)
     except HallmarkError as error:
         status, message, code = "failed", str(error), 1

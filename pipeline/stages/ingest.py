@@ -8,27 +8,26 @@ from pipeline.stages.door import Stage, run_stage
 
 def main(stage: Stage) -> None:
     from pipeline.common.tables import write_table
-    from pipeline.corpus.files import read_files
     from pipeline.corpus.installed import check_installed
-    from pipeline.corpus.python_docs import read_python_docs
     from pipeline.corpus.rows import describe
+    from pipeline.corpus.sources import read_sources
 
     source, seed = stage.params.source, stage.params.seed
     versions: dict[str, str] = {}
-    if source.kind == "python-docs":
+    if source.reads_libraries:
         versions = check_installed(source.libraries) | {"python": platform.python_version()}
-        corpus = read_python_docs(source, seed)
-    else:
-        corpus = read_files(source, stage.params.tasks, seed)
+    corpus = read_sources(source, stage.params.tasks, seed)
 
     write_table(RAW_DOCUMENTS, corpus.documents)
     for task, table in corpus.tasks.items():
         write_table(raw_task(task), table)
     write_table(RAW_REJECTED, corpus.rejected)
+    documents = describe(corpus.documents)
+    stage.announce({"documents": ", ".join(f"{name} {count}" for name, count in documents["sources"].items())})
     stage.announce(corpus.facts | {"rejected": len(corpus.rejected)} | {f"version.{n}": v for n, v in versions.items()})
     stage.write_metrics(
         {
-            "documents": describe(corpus.documents),
+            "documents": documents,
             "tasks": {task: describe(table) for task, table in corpus.tasks.items()},
             "rejected": len(corpus.rejected),
             "versions": versions,

@@ -29,7 +29,7 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
 
     from pipeline.model.accounting import cache_bytes_per_token, count_block_parameters, count_parameters
     from pipeline.model.interchange.importing import starting_model
-    from pipeline.model.weights import named_weights, save_checkpoint_folder
+    from pipeline.model.weights import save_checkpoint_folder
     from pipeline.tokenization.shards import open_shard
     from pipeline.tokenization.tokenizer import Tokenizer
     from pipeline.training.checkpoints import discard
@@ -45,6 +45,7 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
         explain_out_of_memory,
     )
     from pipeline.training.runtime import choose_runtime
+    from pipeline.training.sharding import describe_sharding, shard_model, whole_weights
 
     settings, seed = stage.params.pretrain, stage.params.seed
     tokenizer = Tokenizer.load(TOKENIZER)
@@ -78,22 +79,26 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
         | {"cache_bytes_per_token": f"{cache_bytes_per_token(config)} (2 x layers x width of keys, bfloat16)"}
         | {"steps": f"{steps} ({'set' if is_set else f'{TOKENS_PER_PARAMETER} x block parameters / batch'})"}
         | {"tokens": steps * step_tokens, "epochs": round(steps * batches.batch_rows / len(batches.windows), 3)}
+        | batches.mixture.describe()
         | {"packing": f"{settings.packing}, {len(batches.windows)} rows of {objective.row_length} tokens an epoch"}
         | runtime.reasons
+        | describe_sharding(settings.sharding, ranks)
         | describe_memory(memory, chosen, runtime)
         | describe_cost(training_flops, runtime, stage.params.compute)
     )
     if steps:
         memory.refuse_if_over(available_memory(model, runtime.device))
 
+    shard_model(model, settings.sharding, ranks, runtime.precision)
     model.to(runtime.device)
     schedule = make_schedule(settings, steps)
     measure = (objective, validation_shard, tokenizer, batches.micro_rows, runtime.device)
-    curve = Validation(*measure, most_tokens=CURVE_TOKENS, ranks=ranks)
+    shared = {"ranks": ranks, "logit_tokens": settings.logit_tokens}
+    curve = Validation(*measure, most_tokens=CURVE_TOKENS, **shared)
     with explain_out_of_memory(memory):
         result = train(
             model,
-            PretrainingLoss(runtime),
+            PretrainingLoss(runtime, settings.logit_tokens),
             batches,
             pretraining_optimizers(model, settings, schedule),
             TrainPlan(
@@ -115,12 +120,13 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
 
     model.eval()
     with torch.no_grad(), runtime.autocast(), runtime.eager():
-        final = Validation(*measure, ranks=ranks)(model)
+        final = Validation(*measure, **shared)(model)
+        weights = whole_weights(model, keep=ranks.is_first)
     if not ranks.is_first:
         return
     if not steps:  # an imported model as it is: the only point of its curve
         MetricsFile(result.metrics_path).append(0, {f"validation_{name}": value for name, value in final.items()})
-    save_checkpoint_folder(PRETRAINED, named_weights(model), {"model": config.to_dict()}, tokenizer)
+    save_checkpoint_folder(PRETRAINED, weights, {"model": config.to_dict()}, tokenizer)
     shutil.copyfile(result.metrics_path, PRETRAINED / METRICS_FILE)
     stage.write_metrics(
         {

@@ -2,12 +2,13 @@
 
 data/tokens/SPLIT.bin           the ids, little-endian uint16 or uint32; each document is `bos` and its tokens
 data/tokens/SPLIT.offsets.npy   int64 (documents + 1,): document i is tokens[offsets[i] : offsets[i + 1]]
+data/tokens/SPLIT.sources.npy   uint32 (documents,): the source of each document, its place in the names in shards.json
 data/tokens/shards.json         what they hold, their hashes and the tokenizer's; written last
 """
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,16 @@ class TokenShard:
         offsets: int64 (documents + 1,).
         tokenizer_hash: of the tokenizer that made it.
         text_bytes: UTF-8 bytes of the documents' texts.
+        sources: names of where the documents are from.
+        source_of: uint32 (documents,), each document's place in `sources`; None: all are of the first.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     tokenizer_hash: str
     text_bytes: int
+    sources: tuple[str, ...] = ("text",)
+    source_of: np.ndarray | None = None
 
     @property
     def documents(self) -> int:
@@ -46,31 +51,58 @@ class TokenShard:
         """The tokens of one document, `bos` first."""
         return self.tokens[self.offsets[place] : self.offsets[place + 1]]
 
+    @property
+    def document_sources(self) -> np.ndarray:
+        """(documents,), each document's place in `sources`."""
+        return np.zeros(self.documents, dtype=np.uint32) if self.source_of is None else self.source_of
 
-def write_shards(folder: Path | str, splits: Mapping[str, Iterable[str]], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Encode the texts of each split into `folder` and return what `shards.json` says of them.
+    def tokens_by_source(self) -> dict[str, int]:
+        """The tokens of each source's documents, `bos` included, by name."""
+        return _count_tokens(self.sources, self.document_sources, self.offsets)
 
-    Memory holds one chunk of text and eight bytes per document.
+
+def write_shards(
+    folder: Path | str, splits: Mapping[str, Iterable[tuple[str, str]]], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """Encode the documents of each split, (text, name of its source), and return what `shards.json` says of them.
+
+    Memory holds one chunk of text and twelve bytes per document.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # until it is back, the folder is not whole
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    names: dict[str, int] = {}  # sources by their first document
+    written = {
+        split: _write_split(folder, split, documents, tokenizer, dtype, names) for split, documents in splits.items()
+    }
     manifest = {
         "dtype": dtype.name,
         "tokenizer_hash": tokenizer.hash,
-        "splits": {split: _write_split(folder, split, texts, tokenizer, dtype) for split, texts in splits.items()},
+        "sources": list(names),
+        "splits": written,
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
 def _write_split(
-    folder: Path, split: str, texts: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype
+    folder: Path,
+    split: str,
+    documents: Iterable[tuple[str, str]],
+    tokenizer: Tokenizer,
+    dtype: np.dtype,
+    names: dict[str, int],
 ) -> dict[str, Any]:
-    digest, text_bytes, offsets = hashlib.sha256(), 0, array("q", [0])
+    digest, text_bytes, offsets, sources = hashlib.sha256(), 0, array("q", [0]), array("I")
+
+    def texts() -> Iterator[str]:
+        for text, source in documents:
+            sources.append(names.setdefault(source, len(names)))
+            yield text
+
     with atomic_path(_tokens_file(folder, split)) as temporary, temporary.open("wb") as handle:
-        for chunk in chunks(texts, tokenizer):
+        for chunk in chunks(texts(), tokenizer):
             row: list[int] = []
             for (piece, begins), ids in zip(chunk, tokenizer.encode_batch([piece for piece, _ in chunk]), strict=True):
                 if begins:
@@ -82,16 +114,26 @@ def _write_split(
             content = np.array(row, dtype=dtype).tobytes()
             digest.update(content)
             handle.write(content)
-    offsets_file = _offsets_file(folder, split)
-    with atomic_path(offsets_file) as temporary, temporary.open("wb") as handle:
-        np.save(handle, np.array(offsets, dtype="<i8"), allow_pickle=False)
+    offsets_file, sources_file = _offsets_file(folder, split), _sources_file(folder, split)
+    offsets_read, sources_read = np.array(offsets, dtype="<i8"), np.array(sources, dtype="<u4")
+    for path, values in ((offsets_file, offsets_read), (sources_file, sources_read)):
+        with atomic_path(path) as temporary, temporary.open("wb") as handle:
+            np.save(handle, values, allow_pickle=False)
     return {
         "tokens": offsets[-1],
         "documents": len(offsets) - 1,
         "text_bytes": text_bytes,
         "sha256": digest.hexdigest(),
         "offsets_sha256": sha256_file(offsets_file),
+        "sources_sha256": sha256_file(sources_file),
+        "tokens_by_source": _count_tokens(list(names), sources_read, offsets_read),
     }
+
+
+def _count_tokens(names: Sequence[str], sources: np.ndarray, offsets: np.ndarray) -> dict[str, int]:
+    counts = np.zeros(len(names), dtype=np.int64)
+    np.add.at(counts, sources, np.diff(offsets))
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def chunks(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[tuple[str, bool]]]:
@@ -129,12 +171,15 @@ def open_shard(folder: Path | str, split: str, tokenizer_hash: str) -> TokenShar
     described = manifest["splits"][split]
     _verify(_tokens_file(folder, split), described["sha256"])
     _verify(_offsets_file(folder, split), described["offsets_sha256"])
+    _verify(_sources_file(folder, split), described["sources_sha256"])
     dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
     return TokenShard(
         tokens=_map(_tokens_file(folder, split), dtype),
         offsets=np.load(_offsets_file(folder, split), allow_pickle=False),
         tokenizer_hash=tokenizer_hash,
         text_bytes=described["text_bytes"],
+        sources=tuple(manifest["sources"]),
+        source_of=np.load(_sources_file(folder, split), allow_pickle=False),
     )
 
 
@@ -144,6 +189,10 @@ def _tokens_file(folder: Path, split: str) -> Path:
 
 def _offsets_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.offsets.npy"
+
+
+def _sources_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}.sources.npy"
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -19,21 +19,32 @@ def stream_texts(path: Path | str, split: str, most_bytes: int | None = None) ->
         split: `train` or `validation`.
         most_bytes: give at most so many UTF-8 bytes, from documents spread evenly over the table; None gives all.
     """
+    for (text,) in _stream(path, split, ["text"], most_bytes):
+        yield text
+
+
+def stream_documents(path: Path | str, split: str, most_bytes: int | None = None) -> Iterator[tuple[str, str]]:
+    """The same texts, each with the name of its source: the table has the column `source`, too."""
+    return ((text, source) for text, source in _stream(path, split, ["text", "source"], most_bytes))
+
+
+def _stream(path: Path | str, split: str, columns: list[str], most_bytes: int | None) -> Iterator[tuple[str, ...]]:
+    """Rows of one split; the first column is the text."""
     if most_bytes is None:
-        yield from _texts(path, split)
+        yield from _rows(path, split, columns)
         return
-    lengths = np.fromiter((len(text.encode()) for text in _texts(path, split)), dtype=np.int64)
+    lengths = np.fromiter((len(text.encode()) for (text,) in _rows(path, split, ["text"])), dtype=np.int64)
     kept = spread(lengths, most_bytes)
-    for text, length, keep in zip(_texts(path, split), lengths, kept, strict=True):
+    for (text, *others), length, keep in zip(_rows(path, split, columns), lengths, kept, strict=True):
         if keep == length:
-            yield text
+            yield text, *others
         elif keep:
-            yield text.encode()[:keep].decode(errors="ignore")  # ignores the character that is cut in two
+            yield text.encode()[:keep].decode(errors="ignore"), *others  # ignores the character that is cut in two
 
 
-def _texts(path: Path | str, split: str) -> Iterator[str]:
-    for frame in stream_table(path, ["text", "split"]):
-        yield from frame.loc[frame["split"] == split, "text"]
+def _rows(path: Path | str, split: str, columns: list[str]) -> Iterator[tuple[str, ...]]:
+    for frame in stream_table(path, [*columns, "split"]):
+        yield from frame.loc[frame["split"] == split, columns].itertuples(index=False, name=None)
 
 
 def spread(lengths: np.ndarray, most_bytes: int) -> np.ndarray:

@@ -4,7 +4,8 @@ checkpoint-000450.safetensors   `model.*`, `optimizer.*`, `random.*` and, once t
 checkpoint-000450.json          progress, Python's and NumPy's random state, versions, and the sha256 of both files
 
 The JSON is written last and makes the pair a checkpoint; a pair whose hashes do not fit is not used. The last two
-stay, so that there is one to fall back on, and every k-th if that is asked for.
+stay, so that there is one to fall back on, and every k-th if that is asked for. Sharded or not, rank 0 writes the whole
+tensors, so any number of ranks with any sharding may go on from them.
 """
 
 import platform
@@ -26,9 +27,10 @@ from torch import Tensor, nn
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import atomic_path, canonical_json, read_json, sha256_file, sha256_json, write_text
-from pipeline.model.weights import load_weights, named_weights
+from pipeline.model.weights import load_weights
 from pipeline.training.optimizers import Optimizers
 from pipeline.training.random_state import RandomState, restore_random_state
+from pipeline.training.sharding import is_sharded, own_parameters, part_like, whole
 
 LAST = 2  # checkpoints that stay: the newest, and the one before in case that one is damaged
 KEPT = "kept"  # the folder beside the training's own, for every k-th
@@ -63,10 +65,11 @@ class Checkpoints:
     Args:
         folder: belongs to this training alone.
         keep_every: move checkpoints of these multiples of steps to `kept` beside the folder instead of removing them.
+        writes: this rank writes them for all.
     """
 
-    def __init__(self, folder: Path, keep_every: int | None = None) -> None:
-        self.folder, self.keep_every = folder, keep_every
+    def __init__(self, folder: Path, keep_every: int | None = None, writes: bool = True) -> None:
+        self.folder, self.keep_every, self.writes = folder, keep_every, writes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._write: Future[None] | None = None
 
@@ -80,15 +83,17 @@ class Checkpoints:
     ) -> None:
         """Copy the state and write it in the background, after the write before. A crash leaves older ones whole.
 
+        All ranks call it: where the state is sharded, those that write nothing send their parts.
         `random` is that after the progress's step: the next may have begun and be broken off.
 
         Raises:
             HallmarkError: the write before failed.
         """
         self.wait()
-        self._write = self._thread.submit(
-            self._write_and_prune, take_snapshot(model, optimizers, progress, best, random)
-        )
+        if self.writes or is_sharded(model):
+            snapshot = take_snapshot(model, optimizers, progress, best, random, keep=self.writes)
+            if self.writes:
+                self._write = self._thread.submit(self._write_and_prune, snapshot)
 
     def _write_and_prune(self, snapshot: Snapshot) -> None:
         write_checkpoint(self.folder, snapshot)
@@ -189,13 +194,16 @@ def take_snapshot(
     progress: Progress,
     best: dict[str, Tensor] | None,
     random: RandomState,
+    keep: bool = True,
 ) -> Snapshot:
-    changing = {"model": named_weights(model), "optimizer": optimizers.state_tensors()}
-    tensors = {
-        f"{part}.{name}": value.detach().to("cpu", copy=True).contiguous()
-        for part, named in changing.items()
-        for name, value in named.items()
-    }
+    """Copy the state; without `keep` only take part in gathering what is sharded, one tensor at a time."""
+    changing = {"model": own_parameters(model), "optimizer": optimizers.state_tensors()}
+    tensors: dict[str, Tensor] = {}
+    for part, named in changing.items():
+        for name, value in named.items():
+            gathered = whole(value.detach())
+            if keep:
+                tensors[f"{part}.{name}"] = gathered.to("cpu", copy=True).contiguous()
     tensors |= {f"random.{name}": value for name, value in random.torch.items()}
     tensors |= {f"best.{name}": value for name, value in (best or {}).items()}  # never changed, only replaced
     return Snapshot(
@@ -246,7 +254,8 @@ def restore(
     for flat_name, value in tensors.items():
         part, _, name = flat_name.partition(".")
         parts[part][name] = value
-    load_weights(model, parts["model"])
+    own = own_parameters(model)
+    load_weights(model, {name: part_like(weight, own.get(name)) for name, weight in parts["model"].items()})
     optimizers.load_state_tensors(parts["optimizer"])
     restore_random_state(RandomState(parts["random"], **about["random"]))
     return Progress(**about["progress"]), parts["best"] or None

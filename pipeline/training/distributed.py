@@ -1,7 +1,8 @@
 """Data-parallel training: every rank computes its rows of the global batch, and all take the same step.
 
 Losses and gradients are sums, over ranks as over micro-batches, and are divided once, by all valid targets of the
-global batch. So the number of ranks changes the order of additions and nothing else. Every rank holds all weights.
+global batch. So the number of ranks changes the order of additions and nothing else. Every rank holds all weights,
+unless they are sharded (`pipeline.training.sharding`).
 """
 
 import hashlib
@@ -47,25 +48,22 @@ class Ranks:
         """Replace each tensor with its sum over the ranks, which have the same ones in the same order.
 
         Every rank gets the same bits.
-
-        Raises:
-            LostRankError: another rank has died.
         """
         if self.size == 1:
             return
         for bucket in _buckets(tensors):
             flat = torch.cat([tensor.flatten() for tensor in bucket])
-            self._reduce(flat, dist.ReduceOp.SUM)
+            dist.all_reduce(flat)
             parts = flat.split([tensor.numel() for tensor in bucket])
             for tensor, part in zip(bucket, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on one rank or more. Raises LostRankError if another rank has died."""
+        """Whether `flag` is true on one rank or more."""
         if self.size == 1:
             return flag
         flags = torch.tensor([flag], dtype=torch.int32, device=self.device)
-        self._reduce(flags, dist.ReduceOp.MAX)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags.item())
 
     def require_same(self, what: str, value: str) -> None:
@@ -73,14 +71,13 @@ class Ranks:
 
         Raises:
             HallmarkError: `value` is not the same on all ranks.
-            LostRankError: another rank has died.
         """
         if self.size == 1:
             return
         digest = torch.tensor(list(hashlib.sha256(value.encode()).digest()), dtype=torch.int32, device=self.device)
         least, most = digest.clone(), digest.clone()
-        self._reduce(least, dist.ReduceOp.MIN)
-        self._reduce(most, dist.ReduceOp.MAX)
+        dist.all_reduce(least, dist.ReduceOp.MIN)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
         if not torch.equal(least, most):
             raise HallmarkError(
                 f"{what} is not the same on all {self.size} ranks; rank {self.rank} has {value}",
@@ -93,10 +90,6 @@ class Ranks:
             drawn = np.random.SeedSequence([self.seed, step, self.rank]).generate_state(1, np.uint64)
             torch.manual_seed(int(drawn[0]))
 
-    def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
-        with _lost_rank():
-            dist.all_reduce(tensor, op=operation)
-
 
 @contextmanager
 def join_ranks(device: torch.device, seed: int) -> Iterator[Ranks]:
@@ -107,7 +100,7 @@ def join_ranks(device: torch.device, seed: int) -> Iterator[Ranks]:
         seed: of the run.
 
     Raises:
-        LostRankError: the others do not come.
+        LostRankError: the others do not come, or one of them or this one's device died while it was at work in here.
     """
     if rank_here() is None:
         yield Ranks()
@@ -116,18 +109,22 @@ def join_ranks(device: torch.device, seed: int) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     with _lost_rank():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device, seed)
-    finally:
-        dist.destroy_process_group()
+        try:
+            yield Ranks(dist.get_rank(), dist.get_world_size(), device, seed)
+        finally:
+            dist.destroy_process_group()
 
 
 @contextmanager
 def _lost_rank() -> Iterator[None]:
-    """Gloo and NCCL report a rank that died as a RuntimeError about sockets."""
+    """Gloo and NCCL report a rank that died as a RuntimeError about sockets, from wherever ranks talk."""
     try:
         yield
+    except torch.AcceleratorError as error:
+        raise LostRankError(str(error).splitlines()[0], is_own=True) from error
     except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
+            raise
         # "[.../pair.cc:537] Read error [10.0.0.2]:5855: Connection reset by peer. This is typically caused by ..."
         reason = re.sub(r"^\[[^]]*\] ", "", str(error).splitlines()[0]).partition(". ")[0]
         raise LostRankError(reason) from error

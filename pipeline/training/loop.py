@@ -26,6 +26,7 @@ from pipeline.training.optimizers import Optimizers
 from pipeline.training.progress import Meter
 from pipeline.training.random_state import random_state
 from pipeline.training.runtime import Runtime
+from pipeline.training.sharding import is_sharded, own_gradients, sum_over_parts
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -136,8 +137,9 @@ class _Loop:
         runtime.compile_blocks(model)
         self.best: dict[str, Tensor] | None = None
         self.progress = Progress(finished=plan.steps == 0)
-        self.checkpoints = Checkpoints(scratch, plan.keep_every)
+        self.checkpoints = Checkpoints(scratch, plan.keep_every, writes=runtime.ranks.is_first)
         self._resume()
+        self.upcoming: tuple[list[Batch], dict[str, Any]] | None = None  # fetched while a GPU was at work
         self.saved_step, self.random = self.progress.step, random_state()
         self.stop = _SignalFlag()
         self.curve = MetricsFile(scratch / METRICS_FILE)
@@ -187,17 +189,25 @@ class _Loop:
     def _step(self) -> None:
         self.checkpoints.check()
         self.runtime.ranks.seed_step(self.progress.step)
-        micro_batches, state = next(self.batches)
+        micro_batches, state = self.upcoming or self._fetch()
+        step, self.upcoming = self.progress.step + 1, None
         with self._interruptible():
-            loss_value, tokens = self._backward(micro_batches)
-        norm = gradient_norm(self.model)
-        step = self.progress.step + 1
+            loss, tokens = self._backward(micro_batches)
+            norm = gradient_norm(self.model)
+            if step < self.plan.steps:
+                self.upcoming = self._fetch()
+            loss_value = float(loss)  # a GPU has done all of the above now
         if math.isfinite(loss_value) and math.isfinite(norm):
             self._update(step, loss_value, norm)
         else:
             self._skip(step, loss_value, float(norm))
         self.progress.step, self.progress.batches, self.random = step, state, random_state()
         self.meter.advance(step, tokens, loss_value)
+
+    def _fetch(self) -> tuple[list[Batch], dict[str, Any]]:
+        """The next global batch, on its way to the device, and the state after it."""
+        micro_batches, state = next(self.batches)
+        return [self.runtime.send(batch) for batch in micro_batches], state
 
     def _update(self, step: int, loss: float, norm: Tensor) -> None:
         nn.utils.clip_grads_with_norm_(self.model.parameters(), self.plan.gradient_clip, norm)
@@ -233,24 +243,24 @@ class _Loop:
         """
         return self.stop.at_once() if self.runtime.ranks.size == 1 else nullcontext()
 
-    def _backward(self, micro_batches: list[Batch]) -> tuple[float, int]:
+    def _backward(self, micro_batches: list[Batch]) -> tuple[Tensor, int]:
         """Sum the loss over all micro-batches and ranks and divide by all valid items of the global batch."""
-        moved = [{name: value.to(self.runtime.device) for name, value in batch.items()} for batch in micro_batches]
         sums: list[Tensor] = []
         counts: list[Tensor] = []
-        for batch in moved:
+        for batch in micro_batches:
             with self.runtime.autocast():
                 loss_sum, count = self.loss(self.model, batch)
             loss_sum.backward()
             sums.append(loss_sum.detach())
             counts.append(count.detach())
         total, valid = torch.stack(sums).sum(), torch.stack(counts).sum()
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        self.runtime.ranks.sum_([*gradients, total, valid])
+        gradients = own_gradients(self.model)
+        summed = is_sharded(self.model)  # by the backward pass itself
+        self.runtime.ranks.sum_([*([] if summed else gradients), total, valid])
         for gradient in gradients:
             gradient.div_(valid)
-        tokens = sum(batch["input_ids"].numel() for batch in moved) * self.runtime.ranks.size
-        return float(total / valid), tokens
+        tokens = sum(batch["input_ids"].numel() for batch in micro_batches) * self.runtime.ranks.size
+        return total / valid, tokens
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
         if not self.runtime.ranks.is_first:
@@ -294,8 +304,8 @@ class _Loop:
             self.progress.validations_without_better += 1
 
     def _save(self) -> None:
-        """Checkpoint the last whole step, unless that is done; the first rank does it for all."""
-        if self.runtime.ranks.is_first and self.progress.step > self.saved_step:
+        """Checkpoint the last whole step, unless that is done; the first rank writes it for all."""
+        if self.progress.step > self.saved_step:
             self.checkpoints.save(self.model, self.optimizers, self.progress, self.best, self.random)
             self.saved_step = self.progress.step
 
@@ -312,8 +322,8 @@ class _Loop:
 
 def gradient_norm(model: nn.Module) -> Tensor:
     """The norm of all gradients together, the same on any number of threads."""
-    squares = [steady_sum(parameter.grad.square()) for parameter in model.parameters() if parameter.grad is not None]
-    return torch.stack(squares).sum().sqrt()
+    squares = [steady_sum(gradient.square()) for gradient in own_gradients(model)]
+    return sum_over_parts(model, torch.stack(squares).sum()).sqrt()
 
 
 def steady_sum(x: Tensor, chunk: int = 16_384) -> Tensor:

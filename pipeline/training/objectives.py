@@ -13,12 +13,14 @@ Legend: B rows, T positions, M masked positions, D hidden size, V vocabulary, N 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.params import Pretrain
@@ -31,8 +33,10 @@ from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.training.distributed import Ranks
 from pipeline.training.loop import Batch, steady_sum
 from pipeline.training.masking import NO_TARGET, Masking, SentencePairs
+from pipeline.training.mixture import Mixture
 from pipeline.training.packing import PackedMasking, PackedSuccessors, packed_documents
 from pipeline.training.runtime import Runtime
+from pipeline.training.sharding import is_sharded
 from pipeline.training.spans import SpanCorruption
 from pipeline.training.windows import (
     MakeRow,
@@ -40,6 +44,7 @@ from pipeline.training.windows import (
     Windows,
     document_windows,
     fixed_windows,
+    of_tokens,
     validation_batches,
 )
 
@@ -72,26 +77,30 @@ class Objective:
         name: as in params.yaml.
         row_length: source positions of a row, T.
         target_share: targets that the head is computed for, per source position.
-        plan: makes the windows of a shard.
-        make_row: makes a row of a window, given the shard that it is of.
+        plan: makes the windows of a text.
+        make_row: makes a row of the pieces of a window, given the text that it is of.
+        source_weights: how often the documents of each source come in training.
     """
 
     name: str
     row_length: int
     target_share: float
-    plan: Callable[[TokenShard], PlanEpoch]
-    make_row: Callable[[TokenShard], MakeRow]
+    plan: Callable[[Mixture], PlanEpoch]
+    make_row: Callable[[Mixture], MakeRow]
+    source_weights: Mapping[str, float]
 
     def batches(self, shard: TokenShard, batch_tokens: int, micro_batch_tokens: int | None, seed: int) -> Windows:
         """Endless global batches of about `batch_tokens` source tokens: rounded down to whole rows, at least one."""
         rows = max(1, batch_tokens // self.row_length)
         micro = max(1, (micro_batch_tokens or batch_tokens) // self.row_length)
-        return Windows(self.plan(shard), self.make_row(shard), rows, micro, seed, shard.offsets)
+        mixture = Mixture(shard, self.source_weights, seed)
+        return Windows(self.plan(mixture), self.make_row(mixture), rows, micro, seed, mixture)
 
     def validation(self, shard: TokenShard, rows: int, most_tokens: int | None = None) -> list[Batch]:
-        """The same batches of a shard whenever it is asked."""
+        """The same batches of a shard whenever it is asked; all of it, whatever the weights of its sources."""
         most_rows = None if most_tokens is None else max(1, most_tokens // self.row_length)
-        return validation_batches(self.plan(shard)(None), self.make_row(shard), rows, most_rows)
+        whole = Mixture(shard)
+        return validation_batches(self.plan(whole)(0, None), self.make_row(whole), rows, most_rows)
 
     def flops_per_token(self, config: ModelConfig) -> int:
         """Forward and backward FLOPs per source token, see `pipeline.model.accounting`."""
@@ -108,42 +117,45 @@ def make_objective(name: str, tokenizer: Tokenizer, context_length: int, setting
         HallmarkError: the tokenizer lacks a mark that the objective needs, nothing fits the context, or the objective
             does not go with the packing.
     """
-    length = context_length
+    length, weights = context_length, settings.source_weights
     masking = Masking(tokenizer, settings.mask_share, settings.whole_words)
     if settings.packing == "documents":
-        return _packed_objective(name, tokenizer, length, masking)
+        return _packed_objective(name, tokenizer, length, masking, weights)
+
+    def stream(row_length: int, share: float, window: int, stride: int, make_row: MakeRow) -> Objective:
+        def plan(text: Mixture) -> PlanEpoch:
+            return fixed_windows(text, window, stride)
+
+        def of_text(text: Mixture) -> MakeRow:
+            return of_tokens(text.shard.tokens, make_row)
+
+        return Objective(name, row_length, share, plan, of_text, weights)
+
     if name in ("causal", "prefix-lm"):
-        make_row = successor_row if name == "causal" else prefix_row
-        return Objective(
-            name, length, 1.0, lambda shard: fixed_windows(shard, length + 1, length), lambda _shard: make_row
-        )
+        return stream(length, 1.0, length + 1, length, successor_row if name == "causal" else prefix_row)
+    if name == "span-corruption":
+        spans = SpanCorruption.fit(tokenizer, length, settings.mask_share, settings.mean_span)
+        share = spans.target_length / spans.source_length
+        return stream(spans.source_length, share, spans.length, spans.length, spans)
+    tokenizer.require("mask")
+    share = masking.count(length) / length
     if name == "mlm":
-        tokenizer.require("mask")
-        share = masking.count(length) / length
-        return Objective(
-            name, length, share, lambda shard: fixed_windows(shard, length, length), lambda _shard: masking
-        )
-    if name == "mlm+nsp":
-        tokenizer.require("mask"), tokenizer.require("sep")
+        return stream(length, share, length, length, masking)
+    tokenizer.require("sep")
 
-        def cut(shard: TokenShard) -> PlanEpoch:
-            return document_windows(shard, length - 3, LEAST_PAIR)  # 3: `bos` and two `sep`
+    def cut(text: Mixture) -> PlanEpoch:
+        return document_windows(text, length - 3, LEAST_PAIR)  # 3: `bos` and two `sep`
 
-        def pairs(shard: TokenShard) -> MakeRow:
-            return SentencePairs(tokenizer, masking, shard.tokens, cut(shard)(None).windows, length)
+    def pairs(text: Mixture) -> MakeRow:
+        tokens, others = text.shard.tokens, cut(text)(0, None).pieces_P2  # others: as often as in the first epoch
+        return of_tokens(tokens, SentencePairs(tokenizer, masking, tokens, others, length))
 
-        return Objective(name, length, masking.count(length) / length, cut, pairs)
-    spans = SpanCorruption.fit(tokenizer, length, settings.mask_share, settings.mean_span)
-    return Objective(
-        name,
-        spans.source_length,
-        spans.target_length / spans.source_length,
-        lambda shard: fixed_windows(shard, spans.length, spans.length),
-        lambda _shard: spans,
-    )
+    return Objective(name, length, share, cut, pairs, weights)
 
 
-def _packed_objective(name: str, tokenizer: Tokenizer, length: int, masking: Masking) -> Objective:
+def _packed_objective(
+    name: str, tokenizer: Tokenizer, length: int, masking: Masking, weights: Mapping[str, float]
+) -> Objective:
     """Rows of whole documents, see `pipeline.training.packing`."""
     if name not in PACKABLE:
         raise HallmarkError(
@@ -152,16 +164,19 @@ def _packed_objective(name: str, tokenizer: Tokenizer, length: int, masking: Mas
             fix="set it to stream",
         )
 
-    def plan(shard: TokenShard) -> PlanEpoch:
-        return packed_documents(shard, length)
+    def plan(text: Mixture) -> PlanEpoch:
+        return packed_documents(text, length)
 
     if name == "mlm":
         tokenizer.require("mask")
         share = masking.count(length) / length
-        return Objective(name, length, share, plan, lambda shard: PackedMasking(shard.tokens, masking, length))
-    make_row = successor_row if name == "causal" else prefix_row
-    ends = tokenizer.pad_id, tokenizer.bos_id
-    return Objective(name, length, 1.0, plan, lambda shard: PackedSuccessors(shard.tokens, make_row, length, *ends))
+        return Objective(
+            name, length, share, plan, lambda text: PackedMasking(text.shard.tokens, masking, length), weights
+        )
+    row, ends = successor_row if name == "causal" else prefix_row, (tokenizer.pad_id, tokenizer.bos_id)
+    return Objective(
+        name, length, 1.0, plan, lambda text: PackedSuccessors(text.shard.tokens, row, length, *ends), weights
+    )
 
 
 def successor_row(ids: np.ndarray, _generator: np.random.Generator) -> dict[str, np.ndarray]:
@@ -201,19 +216,36 @@ def head_nats(head: LanguageHead, x: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits_NV, labels.flatten(), ignore_index=NO_TARGET, reduction="none")
 
 
+def split_targets(x: Tensor, labels: Tensor, size: int | None) -> list[tuple[Tensor, Tensor]]:
+    """States and labels in parts of `size` targets (None: in one), x_ND and labels_N."""
+    x_ND, labels_N = x.flatten(0, -2), labels.flatten()
+    size = size or len(labels_N)
+    return list(zip(x_ND.split(size), labels_N.split(size), strict=True))
+
+
 class PretrainingLoss:
     """The summed loss of a batch in nats, and the number of its targets.
 
     With pairs, each pair weighs as much as a row's masked tokens together: where every row has M of them this is BERT's
     sum of the two means.
+
+    Args:
+        runtime: compiles the head.
+        logit_tokens: the logits of so many targets are held at once, and made anew in the backward pass; None: of all.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, logit_tokens: int | None = None) -> None:
         self.head_nats = runtime.compiled(head_nats)
+        self.logit_tokens = logit_tokens
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         x, labels, pairs_B2 = states_and_labels(model, batch)
-        nats = steady_sum(self.head_nats(model.lm_head, x, labels))
+        parts = split_targets(x, labels, self.logit_tokens)
+        if len(parts) == 1:
+            nats = steady_sum(self.head_nats(model.lm_head, x, labels))
+        else:
+            again = partial(checkpoint, self.head_nats, model.lm_head, use_reentrant=False)
+            nats = steady_sum(torch.cat([again(*part) for part in parts]))
         if pairs_B2 is not None:
             nats = nats + labels.size(1) * cross_entropy(pairs_B2, batch["goes_on"], reduction="sum")
         return nats, (labels != NO_TARGET).sum()
@@ -235,6 +267,7 @@ class Validation:
         device: where the model is.
         most_tokens: measure on about so many; None measures all.
         ranks: that measure together, each its share of the batches; None: this process alone.
+        logit_tokens: the logits of so many targets are held at once; None: of all.
     """
 
     def __init__(
@@ -246,9 +279,12 @@ class Validation:
         device: torch.device,
         most_tokens: int | None = None,
         ranks: Ranks | None = None,
+        logit_tokens: int | None = None,
     ) -> None:
-        self.ranks = ranks or Ranks()
-        self.batches = objective.validation(shard, rows, most_tokens)[self.ranks.rank :: self.ranks.size]
+        self.ranks, self.logit_tokens = ranks or Ranks(), logit_tokens
+        batches = objective.validation(shard, rows, most_tokens)
+        self.batches = batches[self.ranks.rank :: self.ranks.size]
+        self.idle = batches[:1] if len(self.batches) * self.ranks.size < len(batches) else []
         self.device = device
         self.target_bytes: Tensor | None = None  # float64 (V,): the bytes of text that each token stands for
         if objective.name == "causal" and tokenizer.is_lossless:
@@ -264,6 +300,9 @@ class Validation:
         for batch in self.batches:
             moved = {name: value.to(self.device) for name, value in batch.items()}
             self._add(sums, model, moved)
+        if is_sharded(model):  # its parts are gathered by all ranks together, so all go through it as often
+            for batch in self.idle:
+                states_and_labels(model, {name: value.to(self.device) for name, value in batch.items()})
         self.ranks.sum_(sums.values())
         found = {name: value.item() for name, value in sums.items()}
         measured = {"loss": found["nats"] / found["targets"], "accuracy": found["right"] / found["targets"]}
@@ -275,7 +314,13 @@ class Validation:
 
     def _add(self, sums: dict[str, Tensor], model: Transformer, batch: Mapping[str, Tensor]) -> None:
         x, labels, pairs_B2 = states_and_labels(model, batch)
-        logits_NV, labels_N = widen(model.logits(x)).flatten(0, -2), labels.flatten()
+        for x_ND, labels_N in split_targets(x, labels, self.logit_tokens):
+            self._add_targets(sums, widen(model.logits(x_ND)), labels_N)
+        if pairs_B2 is not None:
+            sums["pairs"] += len(pairs_B2)
+            sums["pairs_right"] += (pairs_B2.argmax(dim=1) == batch["goes_on"]).sum()
+
+    def _add_targets(self, sums: dict[str, Tensor], logits_NV: Tensor, labels_N: Tensor) -> None:
         valid_N = labels_N != NO_TARGET
         nats_N = cross_entropy(logits_NV, labels_N, ignore_index=NO_TARGET, reduction="none").double()
         sums["nats"] += steady_sum(nats_N)
@@ -285,9 +330,6 @@ class Validation:
             bytes_N = self.target_bytes[labels_N.clamp(min=0)] * valid_N
             sums["text_nats"] += steady_sum(nats_N[bytes_N > 0])
             sums["text_bytes"] += bytes_N.sum()
-        if pairs_B2 is not None:
-            sums["pairs"] += len(pairs_B2)
-            sums["pairs_right"] += (pairs_B2.argmax(dim=1) == batch["goes_on"]).sum()
 
 
 SUMS = ("nats", "targets", "right", "text_nats", "text_bytes", "pairs", "pairs_right")

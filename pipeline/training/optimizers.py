@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.common.params import Finetune, Pretrain
+from pipeline.training.sharding import on_whole_matrices, part_like
 
 Schedule = Callable[[int], float]
 
@@ -40,7 +41,7 @@ class Muon(torch.optim.Optimizer):
 
     def _step_shape(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:
         updates = [self._momentum(parameter, group["momentum"]) for parameter in parameters]
-        orthogonal = orthogonalise(torch.stack(updates))
+        orthogonal = on_whole_matrices(orthogonalise, torch.stack(updates))
         rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
         for parameter, update in zip(parameters, orthogonal.unbind(), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -102,12 +103,14 @@ class Optimizers:
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take up whole tensors, of which each rank keeps its part where the parameters are sharded."""
         for number, optimizer in enumerate(self.optimizers):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
             for flat_name, value in tensors.items():
                 owner, index, name = flat_name.split(".")
                 if int(owner) == number:
-                    state.setdefault(int(index), {})[name] = value
+                    state.setdefault(int(index), {})[name] = part_like(value, parameters[int(index)])
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

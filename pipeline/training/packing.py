@@ -10,52 +10,67 @@ Legend: P pieces of documents, R rows, T positions.
 from bisect import bisect_left, insort
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.common.errors import HallmarkError
-from pipeline.tokenization.shards import TokenShard
 from pipeline.training.masking import NO_TARGET, Masking
+from pipeline.training.mixture import Mixture, cut_documents
 from pipeline.training.windows import Epoch, MakeRow, PlanEpoch
 
 
-def packed_documents(shard: TokenShard, length: int) -> PlanEpoch:
+class _Layout(NamedTuple):
+    """How rows are made of the pieces of an epoch, given their lengths, longest first.
+
+    Attributes:
+        pieces_P2: int64, all that come, in the order of the text.
+        room_P: what each leaves of a row.
+        by_row_P: int64, the places of the sorted pieces, row by row.
+        windows_R2: int64, each row's part of `by_row_P`.
+    """
+
+    pieces_P2: np.ndarray
+    room_P: np.ndarray
+    by_row_P: np.ndarray
+    windows_R2: np.ndarray
+
+
+def packed_documents(mixture: Mixture, length: int) -> PlanEpoch:
     """Rows of at most `length` tokens, of whole documents and the ends of longer ones.
 
-    The items of an epoch are the pieces, int64 (P, 2): first token and the one behind the last. How many rows there
-    are, and of which lengths each is made, follows from the documents' lengths alone and is found once; which piece of
-    a length goes where is drawn anew each epoch.
+    How many rows there are, and of which lengths each is made, follows from the documents' lengths alone and is found
+    once, if every epoch holds the same ones; which piece of a length goes where is drawn anew each epoch.
 
     Raises:
-        HallmarkError: the shard holds no document.
+        HallmarkError: there is no document, or none comes.
     """
-    if not shard.documents:
+    if not mixture.shard.documents:
         raise HallmarkError("there is no document to pack", where="data/tokens", fix="give more text")
-    pieces_P2 = cut_documents(shard.offsets, length)
-    lengths_P = pieces_P2[:, 1] - pieces_P2[:, 0]
-    rows_P = best_fit(lengths_P, length)
-    by_row_P = np.argsort(rows_P, kind="stable")
-    borders = np.concatenate(([0], np.cumsum(np.bincount(rows_P))))
-    windows_R2 = np.stack((borders[:-1], borders[1:]), axis=1)
-    room_P = (length - lengths_P).astype(np.min_scalar_type(length))  # two bytes are sorted thrice as fast as eight
+    mixture.require(1, "a row")
+    units_U2 = cut_documents(mixture.shard.offsets, length)
+    counts = mixture.counts(units_U2)
+    steady = _lay_out(np.repeat(units_U2, counts(0), axis=0), length) if mixture.is_steady else None
 
-    def plan(generator: np.random.Generator | None) -> Epoch:
-        order_P = np.arange(len(pieces_P2)) if generator is None else generator.permutation(len(pieces_P2))
-        longest_first_P = order_P[np.argsort(room_P[order_P], kind="stable")]
-        packed_P2 = pieces_P2[longest_first_P[by_row_P]]
-        first_tokens_R = packed_P2[windows_R2[:, 0], 0]
-        return Epoch(packed_P2, windows_R2[np.argsort(first_tokens_R)])
+    def plan(epoch: int, generator: np.random.Generator | None) -> Epoch:
+        layout = steady or _lay_out(np.repeat(units_U2, counts(epoch), axis=0), length)
+        count = len(layout.pieces_P2)
+        order_P = np.arange(count) if generator is None else generator.permutation(count)
+        longest_first_P = order_P[np.argsort(layout.room_P[order_P], kind="stable")]
+        packed_P2 = layout.pieces_P2[longest_first_P[layout.by_row_P]]
+        first_tokens_R = packed_P2[layout.windows_R2[:, 0], 0]
+        return Epoch(packed_P2, layout.windows_R2[np.argsort(first_tokens_R)])
 
     return plan
 
 
-def cut_documents(offsets: np.ndarray, length: int) -> np.ndarray:
-    """int64 (P, 2): each document in pieces of `length` tokens and the rest of it, in the order of the text."""
-    begins, ends = offsets[:-1], offsets[1:]
-    parts = -(-(ends - begins) // length)
-    place_in_document_P = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-    first_P = np.repeat(begins, parts) + length * place_in_document_P
-    return np.stack((first_P, np.minimum(first_P + length, np.repeat(ends, parts))), axis=1)
+def _lay_out(pieces_P2: np.ndarray, length: int) -> _Layout:
+    lengths_P = pieces_P2[:, 1] - pieces_P2[:, 0]
+    rows_P = best_fit(lengths_P, length)
+    borders = np.concatenate(([0], np.cumsum(np.bincount(rows_P))))
+    windows_R2 = np.stack((borders[:-1], borders[1:]), axis=1)
+    room_P = (length - lengths_P).astype(np.min_scalar_type(length))  # two bytes are sorted thrice as fast as eight
+    return _Layout(pieces_P2, room_P, np.argsort(rows_P, kind="stable"), windows_R2)
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
@@ -70,7 +85,7 @@ def best_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
         capacity: the tokens of a row.
     """
     counts = np.bincount(lengths, minlength=capacity + 1)
-    open_rows, rows, chosen = _OpenRows(), 0, []
+    open_rows, rows, chosen = _OpenRows(), 0, [np.zeros(0, dtype=np.int64)]
     for length in np.flatnonzero(counts)[::-1].tolist():
         left = int(counts[length])
         while left:

@@ -16,10 +16,12 @@ from torch import nn
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Compute, Pretrain
 from pipeline.model.accounting import Shape, activation_bytes, logit_bytes, low_precision_bytes
+from pipeline.model.block import Block
 from pipeline.model.config import ModelConfig
 from pipeline.training.objectives import Objective
 from pipeline.training.optimizers import split_parameters
 from pipeline.training.runtime import Runtime
+from pipeline.training.sharding import count_parts
 
 MB = 1e6
 FLOAT = 4
@@ -27,8 +29,8 @@ FLOAT = 4
 # tensors need, since the C library keeps freed pieces, and others live there, too.
 USABLE = {"cpu": 0.6, "cuda": 0.85}
 # Share of the measured matrix-product rate that a training reaches, compiled and eager. The default network reached 0.5
-# to 0.6 on a CPU, compiled, in bfloat16; float32 products are so slow there that the rest hardly counts. The other
-# shares are assumed.
+# to 0.6 on a CPU, compiled, in bfloat16; float32 products are so slow there that the rest hardly counts. 124 million
+# parameters reached 0.44 to 0.49 on an H200, compiled, in bfloat16. The other shares are assumed.
 REACHED = {
     ("cpu", torch.bfloat16): (0.6, 0.3),
     ("cpu", torch.float32): (0.8, 0.8),
@@ -47,7 +49,7 @@ REMEDIES = {
     "optimizer": SMALLER,
     "checkpoint": SMALLER,
     "activations": MICRO_BATCH,
-    "logits": MICRO_BATCH,
+    "logits": ("pretrain.logit_tokens", "set it, or lower it, to 2048, say"),
 }
 
 
@@ -98,23 +100,49 @@ def plan_memory(
 ) -> MemoryPlan:
     """Plan a training with micro-batches of `rows` rows.
 
-    Compiled blocks keep less than is planned for the activations: 0.5 to 0.95 of it.
+    Compiled blocks keep less than is planned for the activations: 0.5 to 0.95 of it. Where the weights are sharded, a
+    rank holds its part and what it gathers: two blocks at a time, and the rest from the forward to the backward pass.
     """
     shape = Shape(rows, objective.row_length, max(1, round(objective.target_share * objective.row_length)))
     value_bytes = torch.finfo(runtime.precision).bits // 8
     on_cpu = runtime.device.type == "cpu"
     weights = FLOAT * sum(weight.numel() for weight in model.parameters())
     optimizer = optimizer_bytes(model, settings)
+    cut = count_parts(settings.sharding, runtime.ranks)
+    gathered = gathered_bytes(model, value_bytes) if cut > 1 else low_precision_bytes(model, value_bytes)
     parts = {
-        "weights": weights + low_precision_bytes(model, value_bytes),
-        "gradients": weights,
-        "optimizer": optimizer,
-        "activations": activation_bytes(config, shape, value_bytes, written_out=on_cpu),
-        "logits": logit_bytes(config, shape),
+        "weights": weights // cut + gathered,
+        "gradients": weights // cut + (gathered if cut > 1 else 0),
+        "optimizer": optimizer // cut,
+        "activations": activation_bytes(config, shape, value_bytes, written_out=not is_fused(config, runtime)),
+        "logits": logit_bytes(config, shape, settings.logit_tokens),
     }
     if on_cpu:
         parts["checkpoint"] = weights + optimizer
     return MemoryPlan(parts, shape)
+
+
+def gathered_bytes(model: nn.Module, value_bytes: int) -> int:
+    """What a rank gathers of sharded weights at once: two blocks in the run's precision, and all outside of blocks."""
+    blocks = [
+        sum(weight.numel() for weight in module.parameters()) for module in model.modules() if isinstance(module, Block)
+    ]
+    outside = sum(weight.numel() for weight in model.parameters()) - sum(blocks)
+    copies = value_bytes if value_bytes < FLOAT else 0  # autocast's
+    return 2 * value_bytes * max(blocks, default=0) + (FLOAT + copies) * outside
+
+
+def is_fused(config: ModelConfig, runtime: Runtime) -> bool:
+    """Whether the weights of attention are never held: torch's fused kernels do not take every combination of parts.
+
+    Seen on an H200 with torch 2.11, by the peaks of memory: where a kernel is missing, torch writes the weights out.
+    """
+    if runtime.device.type == "cpu" or config.positions == "relative":  # its scores are trained
+        return False
+    is_float32 = runtime.precision == torch.float32
+    if config.positions == "alibi":
+        return is_float32
+    return config.kv_heads == config.num_heads or not is_float32
 
 
 def optimizer_bytes(model: nn.Module, settings: Pretrain) -> int:

@@ -32,10 +32,14 @@ def test_what_is_rendered_is_read_back(
     values["finetune"]["learning_rate"] = learning_rate
     values["source"]["path"] = text
     values["tasks"]["library"]["labels_per_class"] = None if whole else 7
+    if whole and text:
+        values["source"] |= {"kind": "python-docs+files", "documents": {"z": "z.txt", text + "y": text}}
+        values["pretrain"]["source_weights"] = {text + "y": learning_rate, "numpy": 0}
     params = Params.model_validate(values)
     path = tmp_path_factory.mktemp("params") / "params.yaml"
     path.write_text(render(params), encoding="utf-8")
     assert load_params(path) == params
+    assert load_params(path).source.names == params.source.names  # in their order
 
 
 def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
     assert "pretrain.optimiser: unknown key; did you mean optimizer? allowed: steps, batch_tokens" in message
     assert "pretrain.steps: Input should be greater than or equal to 0, not -1" in message
     assert "model.depth: Input should be a valid integer" in message
-    assert "source.kind: Input should be 'python-docs' or 'files', not 'web'" in message
+    assert "source.kind: Input should be 'python-docs', 'files' or 'python-docs+files', not 'web'" in message
     assert "tasks.library.labels: unknown key; allowed: kind, path" in message
     assert "sede: unknown key; did you mean seed? allowed: seed, source, validate" in message
     assert "next: mend these keys" in message
@@ -69,6 +73,21 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
         ("tasks: {}\n", "at least 1 item"),
         ("tasks: {mood: {}}\n", "makes the task `library` only"),
         ("source: {kind: files}\ntasks: {mood: {}}\n", "tasks.mood.path: source.kind files needs the labelled file"),
+        ("source: {kind: python-docs+files}\ntasks: {mood: {}}\n", "tasks.mood.path: python-docs makes the task"),
+        ("source: {documents: 3}\n", "source.documents: allowed: a list of globs, or globs by name as {NAME: GLOB}"),
+        ("source: {documents: {a: [b]}}\n", "source.documents: allowed: a list of globs"),
+        (
+            "source: {libraries: [numpy, sympy]}\npretrain: {source_weights: {nunpy: 2}}\n",
+            "pretrain.source_weights.nunpy: no source has this name; allowed: numpy, sympy",
+        ),
+        (
+            "pretrain: {source_weights: {numpy: -1}}\n",
+            "source_weights.numpy: Input should be greater than or equal to 0",
+        ),
+        (
+            "source: {kind: python-docs+files, libraries: [numpy], documents: {numpy: '*.txt'}}\n",
+            "two sources are called numpy",
+        ),
         ("finetune: {learning_rate: .nan}\n", "finetune.learning_rate"),
     ],
 )

@@ -44,7 +44,8 @@ def test_files_become_documents_and_labelled_rows(own: Path) -> None:
     assert corpus.documents.columns.to_list() == DOCUMENT_COLUMNS
     assert corpus.documents["id"].to_list() == ["books/红楼梦.txt", "one.txt", "two.md"]
     assert corpus.documents["text"][0] == "满纸荒唐言，一把辛酸泪。\r\n"
-    assert corpus.documents["group"].to_list() == ["books", ".", "."]
+    assert corpus.documents["group"].to_list() == corpus.documents["id"].to_list()
+    assert corpus.documents["source"].to_list() == ["**/*.txt", "**/*.txt", "**/*.md"]
     assert set(corpus.documents["split"]) == {"train", "validation"}
     task = corpus.tasks["mood"]
     assert task.columns.to_list() == TASK_COLUMNS
@@ -92,6 +93,19 @@ def test_tables_are_documents_too(own: Path) -> None:
     corpus = read(own, documents=["*.jsonl"], text_column="body", id_column="n")
     assert corpus.documents["id"].to_list() == ["1", "2"]
     assert corpus.documents["text"].to_list() == ["甲", "乙"]
+
+
+def test_globs_have_names_and_a_file_is_of_the_first_that_finds_it(own: Path) -> None:
+    documents = read(own, documents={"novels": "books/*.txt", "notes": "*.md", "rest": "**/*.txt"}).documents
+    assert documents["id"].to_list() == ["books/红楼梦.txt", "one.txt", "two.md"]
+    assert documents["source"].to_list() == ["novels", "rest", "notes"]
+    pd.testing.assert_frame_equal(documents.drop(columns="source"), read(own).documents.drop(columns="source"))
+
+
+def test_every_named_source_has_to_find_a_file_of_its_own(own: Path) -> None:
+    message = problems_of(own, documents={"all": "**/*.txt", "novels": "books/*.txt", "web": "*.html"})
+    assert "source.documents: all that 'books/*.txt' finds is found before; name 'novels' first" in message
+    assert "matches '*.html'; files there" in message
 
 
 def test_one_document_is_cut_at_the_end_of_a_line(own: Path) -> None:

@@ -55,7 +55,7 @@ def test_docstrings_come_in_reading_order_and_nothing_is_imported(install: Insta
         "Thing of cheese for AlphaThings.\n\nMethod of cheese\\d.\n\nOther of cheese.\n\nRescued of cheese."
     ]
     assert corpus.documents.drop(columns="text").to_dict("records") == [
-        {"id": "alpha/alpha/core.py", "split": "train", "group": "alpha", "source": "alpha.core"}
+        {"id": "alpha/alpha/core.py", "split": "train", "group": "alpha.core", "source": "alpha"}
     ]
     task = corpus.tasks["library"]
     assert task["id"].to_list()[:2] == ["alpha/alpha/core.py:2", "alpha/alpha/core.py:7"]
@@ -133,7 +133,7 @@ def test_modules_do_not_leak_across_splits(real: Corpus) -> None:
     task = real.tasks["library"]
     assert (task.groupby("group")["split"].nunique() == 1).all()
     modules = {split: set(rows["group"]) for split, rows in task.groupby("split")}
-    documents = {split: set(rows["source"]) for split, rows in real.documents.groupby("split")}
+    documents = {split: set(rows["group"]) for split, rows in real.documents.groupby("split")}
     assert documents["validation"] == modules["validation"]
     assert documents["train"] == modules["train"]
     assert not modules["test"] & (documents["train"] | documents["validation"])

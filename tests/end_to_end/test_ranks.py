@@ -1,4 +1,4 @@
-"""The stage `pretrain` on two ranks: one of them is killed, and the next build goes on to the same weights."""
+"""The stage `pretrain` on two ranks: one of them is killed, and the next start goes on to the same weights."""
 
 import os
 import signal
@@ -46,4 +46,21 @@ def test_a_killed_rank_ends_the_stage_and_the_next_build_goes_on(built_project: 
     assert struck[-1]["error"].startswith("interrupted by the loss of another rank")
 
     assert "pretrain  resumed after step " in killed.repro("pretrain").stdout
+    assert killed.outputs("pretrain") == undisturbed.outputs("pretrain")
+
+
+def test_a_sharded_training_goes_on_by_itself_if_it_may(built_project: ToyProject, tmp_path: Path) -> None:
+    undisturbed, killed = built_project.copy(tmp_path / "undisturbed"), built_project.copy(tmp_path / "killed")
+    for project in (undisturbed, killed):
+        project.change(pretrain=SETTINGS | {"sharding": "full"})
+    assert "pretrain  sharding: full: weights, gradients and optimizer in 2 " in undisturbed.repro("pretrain").stdout
+
+    killed.change(compute={"restarts": 1})  # decides nothing of what comes out
+    process = killed.start("dvc", "--wait-for-lock", "repro", "pretrain")
+    kill_rank(process, ".hallmark/stages/*/scratch/checkpoint-*.json", killed.root, rank=0)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert "restart 1 of 1, on 2 ranks" in printed
+    assert "pretrain  resumed after step " in printed
+    assert "Traceback" not in printed
     assert killed.outputs("pretrain") == undisturbed.outputs("pretrain")

@@ -28,7 +28,8 @@ def tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
     texts = [f"{place}. {PARAGRAPH}" for place in range(120)]
     splits = ["train"] * 20 + ["validation"] * 100
-    write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": texts, "split": splits}))
+    sources = ["odd" if place % 2 else "even" for place in range(120)]
+    write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": texts, "split": splits, "source": sources}))
     train_bpe(texts[:20], 400).save(TOKENIZER)
     return Tokenizer.load(TOKENIZER)
 
@@ -42,6 +43,19 @@ def test_all_training_text_and_at_most_the_wished_validation_text(tokenizer: Tok
     assert found["train"]["tokens"] == len(train.tokens)
     assert found["train"]["bytes_per_token"] == train.text_bytes / len(train.tokens)
     assert found["validation"]["documents"] == validation.documents < 100
+    for shard, figures in ((train, found["train"]), (validation, found["validation"])):
+        assert figures["tokens_by_source"] == shard.tokens_by_source()
+        assert sum(figures["tokens_by_source"].values()) == figures["tokens"]
+    for place in range(train.documents):
+        assert train.sources[train.document_sources[place]] == ("odd" if place % 2 else "even")
+
+
+def test_a_text_that_is_left_out_takes_its_source_along(tokenizer: Tokenizer) -> None:
+    encode.main(make_stage("encode"))
+    shard = open_shard(TOKENS, "validation", tokenizer.hash)
+    for place in range(shard.documents):
+        number = int(tokenizer.decode(shard.document(place)).partition(".")[0])
+        assert shard.sources[shard.document_sources[place]] == ("odd" if number % 2 else "even")
 
 
 def test_the_ngram_door_measures_the_same_text() -> None:

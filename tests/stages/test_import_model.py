@@ -38,7 +38,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
     monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
     splits = ["train"] * 8 + ["validation"] * 4
-    write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": [" ".join(SAMPLE)] * 12, "split": splits}))
+    write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": [" ".join(SAMPLE)] * 12, "split": splits, "source": "a"}))
 
 
 def test_without_a_model_the_folder_says_so_in_the_same_bytes() -> None:

@@ -49,7 +49,12 @@ def test_own_files_become_tables_and_metrics(own: dict[str, Any], capsys: pytest
     assert len(labelled) == 40
     assert pd.read_parquet(RAW_REJECTED)["id"].to_list() == ["b.txt:1"]
     metrics = read_json(metrics_file("ingest"))
-    assert metrics["documents"] == {"rows": 2, "characters": 140, "splits": {"train": 1, "validation": 1}}
+    assert metrics["documents"] == {
+        "rows": 2,
+        "characters": 140,
+        "splits": {"train": 1, "validation": 1},
+        "sources": {"**/*.txt": 2},
+    }
     assert metrics["rejected"] == 1
     counts = metrics["tasks"]["mood"]["labels"]
     assert sum(count for split in counts.values() for count in split.values()) == 40
@@ -57,14 +62,45 @@ def test_own_files_become_tables_and_metrics(own: dict[str, Any], capsys: pytest
     assert "ingest  rejected: 1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["files", "python-docs"])
+@pytest.mark.parametrize("kind", ["files", "python-docs", "python-docs+files"])
 def test_it_writes_the_same_bytes_twice(own: dict[str, Any], kind: str) -> None:
-    docs = {"source": {"kind": "python-docs", "libraries": ["networkx"]}}
-    params = own if kind == "files" else docs
+    source = {"kind": kind, "libraries": ["networkx"], "path": "own"}
+    params = {"source": source, "tasks": {"library": {}} if kind == "python-docs" else own["tasks"]}
     ingest.main(make_stage(params))
     first = sha256_folder(RAW), metrics_file("ingest").read_bytes()
     ingest.main(make_stage(params))
     assert (sha256_folder(RAW), metrics_file("ingest").read_bytes()) == first
+
+
+def test_files_and_libraries_are_read_together(own: dict[str, Any]) -> None:
+    source = own["source"] | {"kind": "python-docs+files", "libraries": ["networkx"], "documents": {"essays": "*.txt"}}
+    ingest.main(make_stage({"source": source, "tasks": own["tasks"] | {"library": {}}}))
+    both, metrics = pd.read_parquet(RAW_DOCUMENTS), read_json(metrics_file("ingest"))
+    assert set(metrics["tasks"]) == {"library", "mood"}
+    assert set(metrics["versions"]) == {"networkx", "python"}
+    assert metrics["documents"]["sources"] == both["source"].value_counts().to_dict()
+    assert metrics["rejected"] == 1
+    docs = read_alone({"kind": "python-docs", "libraries": ["networkx"]}, {"library": {}})
+    essays = read_alone(own["source"] | {"documents": {"essays": "*.txt"}}, own["tasks"])
+    pd.testing.assert_frame_equal(both, pd.concat([docs, essays], ignore_index=True))
+    ingest.main(make_stage({"source": source, "tasks": own["tasks"]}))
+    assert set(read_json(metrics_file("ingest"))["tasks"]) == {"mood"}  # nobody asked for the other
+
+
+def test_what_one_kind_holds_out_is_in_no_document_of_the_other(own: dict[str, Any], project: Path) -> None:
+    libraries = {"kind": "python-docs", "libraries": ["networkx"]}
+    module = read_alone(libraries, {"library": {}})["text"][0]
+    rows = [[module, "good", "test"], ["short", "bad", "train"], ["shorter", "good", "train"]]
+    pd.DataFrame(rows, columns=["text", "label", "split"]).to_parquet(project / "own" / "labels.parquet")
+    task = {"path": "labels.parquet", "split_column": "split"}
+    both = read_alone(own["source"] | libraries | {"kind": "python-docs+files"}, {"mood": task})
+    assert module not in set(both["text"])
+    assert read_json(metrics_file("ingest"))["documents_held_out_by_tasks"] == 1
+
+
+def read_alone(source: dict[str, Any], tasks: dict[str, Any]) -> pd.DataFrame:
+    ingest.main(make_stage({"source": source, "tasks": tasks}))
+    return pd.read_parquet(RAW_DOCUMENTS)
 
 
 def test_installed_libraries_are_read_and_their_versions_recorded() -> None:

@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
     monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
     splits = ["train", "train", "train", "validation"]
-    write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": SONNETS, "split": splits}))
+    write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": SONNETS, "split": splits, "source": "sonnets"}))
     import_model.main(make_stage("import"))
     tokenizer.main(make_stage("tokenizer"))
     encode.main(make_stage("encode"))

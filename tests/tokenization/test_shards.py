@@ -17,9 +17,14 @@ from pipeline.tokenization.training import KINDS
 OTHER_HASH = "0" * 64
 
 
+def sourced(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Every third document is from another source."""
+    return [(text, "b" if place % 3 == 2 else "a") for place, text in enumerate(texts)]
+
+
 @pytest.fixture
 def folder(texts: list[str], tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    write_shards(tmp_path / "tokens", {"train": texts, "validation": texts[-6:]}, tokenizer)
+    write_shards(tmp_path / "tokens", {"train": sourced(texts), "validation": sourced(texts[-6:])}, tokenizer)
     return tmp_path / "tokens"
 
 
@@ -35,13 +40,25 @@ def test_documents_come_back(folder: Path, texts: list[str], tokenizer: Tokenize
     assert {int(shard.document(place)[0]) for place in range(len(texts))} == {tokenizer.bos_id}
 
 
+def test_every_document_knows_its_source(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
+    for split, documents in (("train", texts), ("validation", texts[-6:])):
+        shard = open_shard(folder, split, tokenizer.hash)
+        assert shard.sources == ("a", "b")
+        found = [shard.sources[source] for source in shard.document_sources]
+        assert found == [source for _, source in sourced(documents)]
+        tokens = {name: sum(len(shard.document(at)) for at, of in enumerate(found) if of == name) for name in "ab"}
+        assert shard.tokens_by_source() == tokens
+        described = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["splits"][split]
+        assert described["tokens_by_source"] == tokens
+
+
 @settings(max_examples=30)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=8))
 def test_any_documents_come_back(
     tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory, documents: list[str]
 ) -> None:
     folder = tmp_path_factory.mktemp("tokens")
-    write_shards(folder, {"train": documents}, tokenizer)
+    write_shards(folder, {"train": sourced(documents)}, tokenizer)
     shard = open_shard(folder, "train", tokenizer.hash)
     assert [tokenizer.decode(shard.document(place)) for place in range(shard.documents)] == documents
 
@@ -51,13 +68,15 @@ def test_chunks_do_not_change_the_bytes(
     by_kind: dict[str, Tokenizer], kind: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, tokenizer = tmp_path / "whole", by_kind[kind]
-    write_shards(folder, {"train": texts, "validation": texts[-6:]}, tokenizer)
+    write_shards(folder, {"train": sourced(texts), "validation": sourced(texts[-6:])}, tokenizer)
     shard = open_shard(folder, "train", tokenizer.hash)
     for place, text in enumerate(texts):
         assert shard.document(place).tolist() == [tokenizer.bos_id, *tokenizer.encode(text)]
     monkeypatch.setattr(shards, "CHUNK_CHARACTERS", 50)
     monkeypatch.setattr(pieces_module, "PIECE_CHARACTERS", 10)
-    manifest = write_shards(tmp_path / "again", {"train": iter(texts), "validation": iter(texts[-6:])}, tokenizer)
+    manifest = write_shards(
+        tmp_path / "again", {"train": iter(sourced(texts)), "validation": iter(sourced(texts[-6:]))}, tokenizer
+    )
     assert manifest == json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
@@ -71,11 +90,11 @@ def test_memory_holds_one_chunk_however_much_text_comes(
     pulled, encoded, waiting = 0, 0, []
     encode_batch = tokenizer.encode_batch
 
-    def texts() -> Iterator[str]:
+    def texts() -> Iterator[tuple[str, str]]:
         nonlocal pulled
         for size in (10, 500, 20_000, 0, 3, 5000):
             pulled += size // 10 * 10
-            yield "ten chars\n" * (size // 10)
+            yield "ten chars\n" * (size // 10), "a"
 
     def spy(batch: Sequence[str]) -> list[list[int]]:
         nonlocal encoded
@@ -93,7 +112,7 @@ def test_large_vocabularies_take_four_bytes(texts: list[str], tokenizer: Tokeniz
     tokenizer.save(tmp_path)
     large = Tokenizer.load(tmp_path)
     large.vocab_size = (1 << 16) + 1
-    write_shards(tmp_path, {"train": texts}, large)
+    write_shards(tmp_path, {"train": sourced(texts)}, large)
     shard = open_shard(tmp_path, "train", tokenizer.hash)
     assert shard.tokens.dtype == np.uint32
     assert tokenizer.decode(shard.document(0)) == texts[0]
@@ -107,7 +126,7 @@ def test_another_tokenizer_is_refused_naming_both(folder: Path, tokenizer: Token
     assert "dvc repro encode" in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["train.bin", "train.offsets.npy"])
+@pytest.mark.parametrize("name", ["train.bin", "train.offsets.npy", "train.sources.npy"])
 def test_a_changed_file_is_refused(folder: Path, tokenizer: Tokenizer, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
@@ -142,8 +161,8 @@ def test_a_torn_manifest_is_refused(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def test_a_failure_midway_leaves_no_whole_folder(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
-    def torn() -> Iterator[str]:
-        yield from texts[:3]
+    def torn() -> Iterator[tuple[str, str]]:
+        yield from sourced(texts[:3])
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):

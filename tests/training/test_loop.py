@@ -55,7 +55,7 @@ def run_training(
     chosen = chosen or tiny_runtime()
     learned = tiny_objective(objective)
     torch.manual_seed(1)
-    model = Transformer(tiny_config(objective, dropout=0.2, attention_dropout=0.1))
+    model = Transformer(tiny_config(objective, dropout=0.2, attention_dropout=0.1)).to(chosen.device)
     measure = Validation(learned, tiny_shard(), tiny_tokenizer(), 4, chosen.device)
     inner, calls = loss or PretrainingLoss(chosen), 0
 
@@ -287,49 +287,17 @@ def documents_at(shard: TokenShard, first: int, count: int) -> set[int]:
     return {int((shard.offsets <= place).sum()) - 1 for place in range(first, first + count)}
 
 
-THREADED_RUN = """
-import sys, torch
-from pathlib import Path
-from pipeline.common.params import Pretrain
-from pipeline.model.transformer import Transformer
-from pipeline.model.weights import named_weights
-from pipeline.training.loop import TrainPlan, train
-from pipeline.training.objectives import PretrainingLoss, make_objective
-from pipeline.training.optimizers import pretraining_optimizers
-from tests.training.tiny import tiny_config, tiny_runtime, tiny_shard, tiny_tokenizer
-from safetensors.torch import save_file
-folder, how, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-torch.set_num_threads(threads)
-shape = {"depth": 1, "hidden_size": 64, "num_heads": 1, "intermediate_size": 64, "context_length": 128}
-torch.manual_seed(1)
-model = Transformer(tiny_config("causal", biases="all", norm="layernorm", **shape))
-chosen = tiny_runtime(compile=how)
-train(
-    model, PretrainingLoss(chosen),
-    make_objective("causal", tiny_tokenizer(), 128, Pretrain()).batches(tiny_shard(), 8 * 128, None, seed=1),
-    pretraining_optimizers(model, Pretrain(), lambda step: 1.0),
-    TrainPlan("pretrain", 8, 1.0, 100, 100, 1.0), chosen,
-    scratch=folder / how, validate=lambda: {}, report=lambda step, values: None,
-)
-save_file(named_weights(model), folder / f"{how}.safetensors")
-"""
-
-
 @pytest.mark.parametrize("how", ["never", "always"])
 def test_training_gives_the_same_bits_with_one_thread_and_two_cold_and_warm(tmp_path: Path, how: str) -> None:
     """In shapes of which Inductor splits sums over threads, if it is let: gradients of norms and biases."""
     if how == "always" and find_compiler() is None:
         pytest.skip("needs a C++ compiler")
-    found = []
-    for name, threads in [("cold", 2), ("warm", 2), ("alone", 1)]:
-        folder = tmp_path / name
-        folder.mkdir()
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-        subprocess.run(
-            [sys.executable, "-c", THREADED_RUN, str(folder), how, str(threads)],
-            check=True,
-            env=environment,
-            timeout=240,
-        )
-        found.append((sha256_file(folder / f"{how}.safetensors"), (folder / how / "metrics.jsonl").read_bytes()))
-    assert found[0] == found[1] == found[2]
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, "-m", "tests.training.threaded", str(tmp_path), how]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=480)
+    assert done.returncode == 0, done.stderr
+    cold, warm, alone = (
+        (sha256_file(tmp_path / name / "model.safetensors"), (tmp_path / name / "metrics.jsonl").read_bytes())
+        for name in ("cold", "warm", "alone")
+    )
+    assert cold == warm == alone

@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd.graph import saved_tensors_hooks
 
 from pipeline.common.errors import HallmarkError
 from pipeline.model.transformer import Transformer
 from pipeline.tokenization.training import train_tokenizer
 from pipeline.training.masking import NO_TARGET, Masking
+from pipeline.training.mixture import Mixture
 from pipeline.training.objectives import (
     OBJECTIVES,
     PretrainingLoss,
@@ -117,13 +119,13 @@ def test_more_gaps_than_marks_are_refused_with_the_settings_to_change() -> None:
 
 
 def test_pairs_go_on_or_come_from_elsewhere() -> None:
-    tokenizer, shard = tiny_tokenizer(), tiny_shard()
+    tokenizer, text = tiny_tokenizer(), Mixture(tiny_shard())
     objective = tiny_objective("mlm+nsp")
-    windows, make_row = objective.plan(shard)(None).windows, objective.make_row(shard)
+    pieces, make_row = objective.plan(text)(0, None).pieces_P2, objective.make_row(text)
     outcomes = []
-    for place, (first, last) in enumerate(windows.tolist() * 4):
-        ids = shard.tokens[first:last].astype(np.int64)
-        row = make_row(ids, np.random.default_rng(place))
+    for place, piece in enumerate(pieces.tolist() * 4):
+        ids = text.shard.tokens[slice(*piece)].astype(np.int64)
+        row = make_row(np.array([piece]), np.random.default_rng(place))
         original = row["input_ids"].copy()
         valid = row["labels"] != NO_TARGET
         original[row["masked_positions"][valid]] = row["labels"][valid]
@@ -228,6 +230,42 @@ def test_labels_that_count_nowhere_cost_nothing() -> None:
     for place in (0, 2):
         alone = head_nats(model.lm_head, x[:, place : place + 1], labels[:, place : place + 1])
         torch.testing.assert_close(nats[place : place + 1], alone)
+
+
+@pytest.mark.parametrize("name", EVERY_OBJECTIVE)
+def test_logits_in_parts_give_the_same_loss_gradients_and_figures(name: str) -> None:
+    torch.manual_seed(0)
+    model, runtime = Transformer(tiny_config(name)).double(), tiny_runtime(precision="float32")
+    objective = tiny_objective(name)
+    (batch,), _ = next(objective.batches(tiny_shard(), 4 * CONTEXT, None, seed=0))
+    found = []
+    for size in (None, 5):
+        model.zero_grad()
+        nats, count = PretrainingLoss(runtime, size)(model, batch)
+        nats.backward()
+        gradients = {key: weight.grad.clone() for key, weight in model.named_parameters() if weight.grad is not None}
+        measure = Validation(objective, tiny_shard(), tiny_tokenizer(), 3, runtime.device, logit_tokens=size)
+        with torch.no_grad():
+            found.append(({"nats": nats.detach(), "count": count} | gradients, measure(model)))
+    (whole, figures), (in_parts, figures_in_parts) = found
+    torch.testing.assert_close(in_parts, whole, atol=1e-12, rtol=1e-10)
+    assert figures_in_parts == pytest.approx(figures, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_logits_in_parts_are_not_kept_for_the_backward_pass(size: int | None) -> None:
+    model, runtime = Transformer(tiny_config("causal")), tiny_runtime(precision="float32")
+    (batch,), _ = next(tiny_objective("causal").batches(tiny_shard(), 4 * CONTEXT, None, seed=0))
+    shapes: list[torch.Size] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        shapes.append(tensor.shape)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        PretrainingLoss(runtime, size)(model, batch)
+    kept = [shape for shape in shapes if len(shape) and shape[-1] == model.config.vocab_size]
+    assert bool(kept) is (size is None)
 
 
 def golden_curve(objective: str) -> list[float]:

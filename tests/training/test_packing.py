@@ -15,6 +15,7 @@ from pipeline.common.parts import PART_CHOICES
 from pipeline.model.transformer import Transformer
 from pipeline.tokenization.shards import TokenShard
 from pipeline.training.masking import NO_TARGET
+from pipeline.training.mixture import Mixture
 from pipeline.training.objectives import PACKABLE, PretrainingLoss, Validation
 from pipeline.training.packing import best_fit, packed_documents
 from pipeline.training.windows import Epoch
@@ -31,7 +32,7 @@ def numbered_shard(lengths: list[int]) -> TokenShard:
 
 
 def rows_of(epoch: Epoch) -> list[np.ndarray]:
-    return [epoch.items[first:last] for first, last in epoch.windows]
+    return [epoch.pieces_P2[first:last] for first, last in epoch.windows_R2]
 
 
 @settings(max_examples=200, deadline=None)
@@ -41,17 +42,17 @@ def test_every_token_is_in_one_row_and_only_long_documents_are_cut(
 ) -> None:
     def plan() -> Epoch:
         generator = None if seed is None else np.random.default_rng(seed)
-        return packed_documents(numbered_shard(lengths), capacity)(generator)
+        return packed_documents(Mixture(numbered_shard(lengths)), capacity)(0, generator)
 
     epoch = plan()
     rows = rows_of(epoch)
-    assert sum(len(row) for row in rows) == len(epoch.items)
+    assert sum(len(row) for row in rows) == len(epoch.pieces_P2)
     held = np.concatenate([np.arange(first, last) for row in rows for first, last in row])
     assert np.array_equal(np.sort(held), np.arange(sum(lengths)))
     assert all(0 < (row[:, 1] - row[:, 0]).sum() <= capacity for row in rows)
     begins = (np.cumsum(lengths) - lengths).tolist()
     cuts = [begin + part for begin, length in zip(begins, lengths, strict=True) for part in range(0, length, capacity)]
-    assert np.sort(epoch.items[:, 0]).tolist() == cuts
+    assert np.sort(epoch.pieces_P2[:, 0]).tolist() == cuts
     for one, other in zip(epoch, plan(), strict=True):
         assert np.array_equal(one, other)
 
@@ -72,13 +73,13 @@ def test_best_fit_against_a_loop_over_all_rows(lengths: list[int], capacity: int
 
 
 def test_another_epoch_packs_others_together_and_validation_keeps_the_order_of_the_text() -> None:
-    plan = packed_documents(numbered_shard([5, 6, 7] * 20), 24)
+    plan = packed_documents(Mixture(numbered_shard([5, 6, 7] * 20)), 24)
     neighbours = [
-        {tuple(sorted(row[:, 0].tolist())) for row in rows_of(plan(np.random.default_rng(seed)))} for seed in (1, 2)
+        {tuple(sorted(row[:, 0].tolist())) for row in rows_of(plan(0, np.random.default_rng(seed)))} for seed in (1, 2)
     ]
     assert len(neighbours[0]) == len(neighbours[1])
     assert neighbours[0] != neighbours[1]
-    first_tokens = [int(row[0, 0]) for row in rows_of(plan(None))]
+    first_tokens = [int(row[0, 0]) for row in rows_of(plan(0, None))]
     assert first_tokens == sorted(first_tokens)
 
 
@@ -183,7 +184,7 @@ def test_micro_batches_of_packed_rows_do_not_change_the_gradient(objective: str)
 def test_what_is_masked_in_a_packed_row_gives_its_documents_back() -> None:
     tokenizer, shard = tiny_tokenizer(), tiny_shard()
     objective = tiny_objective("mlm", packing="documents")
-    make_row, rows = objective.make_row(shard), rows_of(objective.plan(shard)(None))
+    make_row, rows = objective.make_row(Mixture(shard)), rows_of(objective.plan(Mixture(shard))(0, None))
     for place, pieces in enumerate(rows):
         row = make_row(pieces, np.random.default_rng(place))
         hidden = row["labels"] != NO_TARGET
@@ -215,4 +216,4 @@ def test_objectives_that_have_rows_of_their_own_are_refused(objective: str) -> N
 
 def test_no_document_is_refused() -> None:
     with pytest.raises(HallmarkError, match="there is no document to pack"):
-        packed_documents(TokenShard(np.zeros(0, dtype=np.uint16), np.array([0]), "t", 0), 8)
+        packed_documents(Mixture(TokenShard(np.zeros(0, dtype=np.uint16), np.array([0]), "t", 0)), 8)

@@ -110,6 +110,17 @@ def test_the_peak_of_a_backward_pass_is_the_plans(precision: str) -> None:
     assert planned == pytest.approx(peak, rel=0.1)
 
 
+def test_logits_in_parts_need_the_memory_of_one() -> None:
+    model, objective, runtime, _ = tiny_training("causal")
+
+    def planned(**changes: int) -> int:
+        settings = Pretrain.model_validate(changes)
+        return plan_memory(model, model.config, settings, objective, ROWS, runtime).parts["logits"]
+
+    assert planned() == planned(logit_tokens=10**9) == 12 * ROWS * objective.row_length * model.config.vocab_size
+    assert planned(logit_tokens=7) == 12 * 7 * model.config.vocab_size
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_the_optimizers_state_is_what_is_planned(optimizer: str) -> None:
     model, _, runtime, batch = tiny_training("mlm+nsp")
@@ -168,7 +179,12 @@ def test_a_plan_that_does_not_fit_names_the_largest_part_and_what_to_lower() -> 
         plan.refuse_if_over(plan.total - 1)
     assert str(caught.value).startswith("params.yaml: pretrain.micro_batch_tokens: the training does not fit: 4 MB")
     assert "the largest part: activations, 4 MB of 4 MB planned" in str(caught.value)
-    for changed, rows, key in (({}, 1, "model.context_length"), ({"gradients": 5_000_000}, 4, "model.depth")):
+    others: list[tuple[dict[str, int], int, str]] = [
+        ({}, 1, "model.context_length"),
+        ({"gradients": 5_000_000}, 4, "model.depth"),
+        ({"logits": 5_000_000}, 4, "pretrain.logit_tokens"),
+    ]
+    for changed, rows, key in others:
         error = MemoryPlan(parts | changed, Shape(rows, 8, 8)).refuse("it does not fit")
         assert error.where == f"params.yaml: {key}"
         assert error.fix is not None
@@ -203,9 +219,10 @@ def test_time_and_cost_follow_from_flops() -> None:
     assert [duration(seconds) for seconds in (3, 200, 9000, 400_000)] == ["3 s", "3.3 min", "2.5 h", "4.6 days"]
 
 
-def test_a_stage_depends_on_all_of_compute_but_the_price() -> None:
+def test_a_stage_depends_on_all_of_compute_but_the_price_and_the_restarts() -> None:
     """A new price must not train anything anew."""
-    deciding = {f"compute.{name}" for name in Compute.model_fields} - {"compute.price_per_hour"}
+    others = {"price_per_hour", "restarts", "min_processes"}
+    deciding = {f"compute.{name}" for name in Compute.model_fields.keys() - others}
     with open("dvc.yaml", encoding="utf-8") as file:
         stages = yaml.safe_load(file)["stages"]
     for name, stage in stages.items():

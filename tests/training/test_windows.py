@@ -8,6 +8,7 @@ import torch
 
 from pipeline.common.errors import HallmarkError
 from pipeline.tokenization.shards import TokenShard
+from pipeline.training.mixture import Mixture
 from pipeline.training.objectives import OBJECTIVES, PACKABLE
 from pipeline.training.windows import Windows, document_windows, fixed_windows
 from tests.training.tiny import CONTEXT, tiny_objective, tiny_shard
@@ -22,22 +23,22 @@ def batches(objective: str, micro_rows: int = 6, seed: int = 5, packing: str = "
 
 
 def test_windows_go_through_every_token_once_an_epoch_from_another_offset() -> None:
-    plan = fixed_windows(tiny_shard(), 25, 24)
+    plan = fixed_windows(Mixture(tiny_shard()), 25, 24)
     offsets = set()
     for seed in range(8):
-        windows = plan(np.random.default_rng(seed)).windows
+        windows = plan(0, np.random.default_rng(seed)).pieces_P2
         assert np.all(np.diff(windows[:, 0]) == 24)
         assert np.all(windows[:, 1] - windows[:, 0] == 25)
         assert windows[0, 0] < 24
         assert len(tiny_shard().tokens) - windows[-1, 1] < 24
         offsets.add(int(windows[0, 0]))
     assert len(offsets) > 1
-    assert plan(None).windows[0, 0] == 0
+    assert plan(0, None).pieces_P2[0, 0] == 0
 
 
 def test_document_windows_hold_every_token_of_long_documents_and_cross_no_border() -> None:
     shard = tiny_shard()
-    windows = document_windows(shard, 21, 8)(None).windows
+    windows = document_windows(Mixture(shard), 21, 8)(0, None).pieces_P2
     held = np.concatenate([np.arange(first, last) for first, last in windows])
     assert len(held) == len(set(held.tolist())) == len(shard.tokens) - shard.documents
     assert not set(held.tolist()) & set(shard.offsets[:-1].tolist())
@@ -108,7 +109,7 @@ def test_ranks_that_rows_do_not_divide_among_are_refused_with_those_that_would()
 
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(HallmarkError, match="tokens are too few for a window of 3001"):
-        fixed_windows(tiny_shard(), 3001, 3000)
+        fixed_windows(Mixture(tiny_shard()), 3001, 3000)
     lone = TokenShard(tiny_shard().tokens[:50], np.array([0, 50]), "t", 49)
     with pytest.raises(HallmarkError, match="1 documents have 8 tokens or more, and pairs need two"):
-        document_windows(lone, 20, 8)
+        document_windows(Mixture(lone), 20, 8)

@@ -44,7 +44,7 @@ def tiny_tokenizer() -> Tokenizer:
 def tiny_shard() -> TokenShard:
     """The sonnets, a byte a token: about 680 tokens in four documents."""
     with TemporaryDirectory() as folder:
-        write_shards(Path(folder), {"train": SONNETS}, tiny_tokenizer())
+        write_shards(Path(folder), {"train": ((text, "sonnets") for text in SONNETS)}, tiny_tokenizer())
         tokens = np.fromfile(Path(folder) / "train.bin", dtype=np.uint16)
         offsets = np.load(Path(folder) / "train.offsets.npy")
     return TokenShard(tokens, offsets, tiny_tokenizer().hash, sum(len(text.encode()) for text in SONNETS))
