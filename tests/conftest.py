@@ -2,19 +2,21 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` sets it, for everything that the tests start, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
-from tests.toy import ToyProject, make_toy_project
+from tests.toy import REPOSITORY, ToyProject, build_once, make_toy_project
 
 
 @pytest.fixture
@@ -36,17 +38,28 @@ def toy_project(make_toy: Callable[..., ToyProject]) -> ToyProject:
 @pytest.fixture(scope="session")
 def built_project(tmp_path_factory: pytest.TempPathFactory) -> ToyProject:
     """A project after `dvc repro`, built once for all test processes. To change it, `.copy(tmp_path / "copy")` it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    root, failure = shared / "built", shared / "built.failed"
-    with FileLock(shared / "built.lock"):
-        if failure.exists():
-            pytest.fail(f"the toy build failed in another test process:\n{failure.read_text()}")
-        if not (root / "dvc.lock").exists():
-            try:
-                make_toy_project(root).repro()
-            except BaseException as error:
-                failure.write_text(str(error))
-                raise
-    return ToyProject(root)
+    shared = shared_folder(tmp_path_factory)
+    build_once(shared)
+    if (shared / "built.failed").exists():
+        pytest.fail(f"the toy build failed:\n{(shared / 'built.failed').read_text()}")
+    return ToyProject(shared / "built")
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that all test processes share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Of several test processes, the first has the toy built at once: later, all others would wait for it."""
+    needed = any("built_project" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
+        shared = session.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)  # ours lead to pytest
+        build = subprocess.Popen([sys.executable, "-m", "tests.toy", str(shared)], cwd=REPOSITORY, **pipes)
+        session.config.add_cleanup(partial(end, build))
+
+
+def end(build: subprocess.Popen[Any]) -> None:
+    build.wait()

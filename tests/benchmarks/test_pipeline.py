@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -18,6 +19,7 @@ from benchmarks.checkout import REPOSITORY, Checkout, temporary_checkout
 from benchmarks.servers import prefect_server
 from benchmarks.tables import format_table
 from pipeline.common.errors import HallmarkError
+from tests.toy import ToyProject
 
 MEASURED: dict[str, dict[str, Any]] = {
     "bare": {
@@ -120,15 +122,21 @@ def test_a_server_ends_with_its_block() -> None:
 
 
 @pytest.fixture
-def short_pipeline(tmp_path: Path) -> Path:
-    """A clone of this checkout whose pipeline ends with `pretrain`, committed."""
+def short_pipeline(tmp_path: Path, built_project: ToyProject) -> Path:
+    """A clone with this code as it is now and two stages, `ingest` and `pretrain`, with what they read, committed."""
     root = tmp_path / "short"
     subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(root)], check=True)
-    declared = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    names = list(declared)
-    kept = {name: declared[name] for name in names[: names.index("pretrain") + 1]}
+    for folder in ("benchmarks", "flows", "pipeline", "tests"):
+        shutil.rmtree(root / folder)
+        shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    kept = {name: stages[name] for name in ("ingest", "pretrain")}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": kept}, sort_keys=False), encoding="utf-8")
+    read = [path for path in kept["pretrain"]["deps"] if not path.startswith("pipeline/")]
+    for path in read:
+        shutil.copytree(built_project.root / path, root / path)
     author = ["-c", "user.name=Toy", "-c", "user.email=toy@example.org"]
+    subprocess.run(["git", "add", "--force", "--all", ".", *read], cwd=root, check=True)
     subprocess.run(["git", *author, "commit", "--quiet", "--all", "--message", "Shorten"], cwd=root, check=True)
     return root
 
@@ -152,7 +160,7 @@ def test_a_real_run_measures_every_stage_bare_and_under_the_flow(short_pipeline:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found["build"]) == ["bare", "flow"]
-    assert list(found["stages"])[:2] == ["ingest", "validate"]
+    assert list(found["stages"]) == ["ingest", "pretrain"]
     assert len(found["no_op"]["flow"]["seconds"]) == 1
     assert all(stage["peak_memory_bytes"] > 10**7 for stage in found["stages"].values())
     assert found["tokens_per_second"]["pretrain"] > 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -82,7 +83,8 @@ Project = Path
 
 def run(*command: str, cwd: Path) -> str:
     """Run a command to its end; returns what it printed, and shows it if it failed."""
-    done = subprocess.run(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    pipes: dict[str, Any] = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, cwd=cwd, env=environment(), check=False, **pipes)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -191,14 +193,27 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return write_project(tmp_path / "project")
+@pytest.fixture(scope="session")
+def new_template(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return write_project(tmp_path_factory.mktemp("new") / "project")
+
+
+@pytest.fixture(scope="session")
+def built_template(new_template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("built") / "project"
+    shutil.copytree(new_template, folder)
+    run(sys.executable, "-m", "dvc", "repro", "-q", cwd=folder)
+    (folder / ".hallmark/started.txt").unlink()
+    return folder
 
 
 @pytest.fixture
-def built(project: Project) -> Project:
-    """The tiny project, built once by DVC itself."""
-    run(sys.executable, "-m", "dvc", "repro", "-q", cwd=project)
-    (project / ".hallmark/started.txt").unlink()
-    return project
+def project(new_template: Project, tmp_path: Path) -> Project:
+    """The tiny project, not built yet."""
+    return Path(shutil.copytree(new_template, tmp_path / "project"))
+
+
+@pytest.fixture
+def built(built_template: Project, tmp_path: Path) -> Project:
+    """The tiny project, built by DVC itself."""
+    return Path(shutil.copytree(built_template, tmp_path / "project"))

@@ -19,6 +19,8 @@ from pipeline.serving.save import save_pyfunc
 from pipeline.tasks.classification import load_classifier
 from tests.serving.conftest import LABELS, TEXTS
 
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("service")]  # one service for all, in one test process
+
 
 @pytest.fixture(scope="module")
 def service(classifier_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -63,7 +65,6 @@ def ask(address: str, body: Any) -> Any:
         return json.load(answer)
 
 
-@pytest.mark.server
 def test_a_request_is_answered_with_label_and_probabilities(service: str, classifier_folder: Path) -> None:
     answers = ask(service, {"inputs": TEXTS[:3]})["predictions"]
     expected = load_classifier(classifier_folder).predict_probabilities(TEXTS[:3])
@@ -72,7 +73,6 @@ def test_a_request_is_answered_with_label_and_probabilities(service: str, classi
         assert answer["probabilities"] == {label: pytest.approx(float(p)) for label, p in zip(LABELS, row, strict=True)}
 
 
-@pytest.mark.server
 def test_a_wrong_request_is_explained(service: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(service, {"inputs": [3]})
