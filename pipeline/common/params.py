@@ -159,7 +159,7 @@ class Model(Section):
     preset: Literal["transformer-2017", "gpt2", "llama", "qwen3", "bert", "roberta", "modernbert", "t5"] = Field(
         "qwen3", description="the network whose parts are taken where they are null below"
     )
-    depth: Positive = Field(3, description="number of blocks, or in an encoder-decoder of each of the two")
+    depth: Positive = Field(2, description="number of blocks, or in an encoder-decoder of each of the two")
     hidden_size: Positive | None = Field(None, description="width of the residual stream; null: 64 x depth")
     num_heads: Positive | None = Field(None, description="attention heads; null: hidden_size / 64")
     num_kv_heads: Positive | None = Field(
@@ -186,7 +186,7 @@ class Pretrain(Section):
     """Learning language from text, before any label."""
 
     steps: Annotated[int, Field(ge=0)] | None = Field(
-        1000,
+        1200,
         description="optimizer steps; null: 20 tokens per matrix parameter, in batches of batch_tokens; "
         "0: none, to fine-tune model.init_from as it is",
     )
