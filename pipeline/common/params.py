@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
-from pipeline.common.parts import Biases, Family, FeedForward, Norm, NormPlacement, Positions
+from pipeline.common.parts import Biases, Family, FeedForward, Matrix, Norm, NormPlacement, Positions
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -253,9 +253,23 @@ class Pretrain(Section):
 class Finetune(Section):
     """Learning a task from labels, for every task."""
 
+    adapt: Literal["full", "lora", "head"] = Field(
+        "full",
+        description="what learns beside the new head; full: all of the pretrained model; lora: low-rank adapters, "
+        "added to its matrices at the end; head: nothing",
+    )
+    lora_rank: Positive = Field(8, description="rank of the adapters (lora)")
+    lora_alpha: float = Field(16.0, gt=0, description="what adapters add is multiplied by this over the rank (lora)")
+    lora_targets: Annotated[list[Matrix], Field(min_length=1)] = Field(
+        list(get_args(Matrix)), description="the matrices that get adapters, where a network has them (lora)"
+    )
     epochs: Positive = Field(8, description="passes over the labels, at most")
     batch_size: Positive = Field(16, description="labelled texts per optimizer step")
     learning_rate: float = Field(0.0003, gt=0, description="peak learning rate of the pretrained body")
+    lora_learning_rate: float = Field(0.003, gt=0, description="peak learning rate of the adapters (lora)")
+    layer_rate_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="the rate of each block of the body is that of the block above, times this; 1: all the same"
+    )
     head_learning_rate: float = Field(0.01, gt=0, description="peak learning rate of the new head")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     warmup_share: Share = Field(0.1, description="share of the steps with a rising learning rate; then it falls to 0")

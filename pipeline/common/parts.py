@@ -11,6 +11,7 @@ Norm = Literal["layernorm", "rmsnorm"]
 NormPlacement = Literal["pre", "post"]
 FeedForward = Literal["relu", "gelu", "gelu_tanh", "relu2", "geglu", "geglu_tanh", "swiglu"]
 Biases = Literal["none", "feed_forward", "all"]
+Matrix = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PART_CHOICES: dict[str, tuple[str, ...]] = {
     "family": get_args(Family),
     "positions": get_args(Positions),

@@ -24,9 +24,19 @@ def named_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().cpu().contiguous() for name, parameter in module.named_parameters()}
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy `weights` into `module`. Raises HallmarkError unless names and shapes are the module's own."""
-    own = dict(module.named_parameters())
+def learning_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The same, of the parameters that are not frozen."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: weight for name, weight in named_weights(module).items() if name not in frozen}
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], *, frozen: bool = True) -> None:
+    """Copy `weights` into `module`; without `frozen`, only those of parameters that are not frozen are there.
+
+    Raises:
+        HallmarkError: names and shapes are not the module's own.
+    """
+    own = {name: parameter for name, parameter in module.named_parameters() if frozen or parameter.requires_grad}
     missing, spare = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     misshaped = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if missing or spare or misshaped:

@@ -14,12 +14,14 @@ def main(stage: Stage) -> None:
     import torch
 
     from pipeline.common.files import read_jsonl
+    from pipeline.model import adapters
     from pipeline.model.accounting import body_flops_per_token
     from pipeline.model.config import ModelConfig
     from pipeline.model.weights import load_weights, read_config, read_tokenizer, read_weights
     from pipeline.tasks.classification import save_classifier
     from pipeline.tasks.kinds import KINDS
     from pipeline.tasks.rows import read_rows
+    from pipeline.training.adapting import FLOPS_SHARES, adapt, describe_learning
     from pipeline.training.checkpoints import discard
     from pipeline.training.loop import METRICS_FILE, TrainPlan, train
     from pipeline.training.optimizers import finetuning_optimizers, trapezoid
@@ -28,6 +30,8 @@ def main(stage: Stage) -> None:
     settings, seed, table = stage.params.finetune, stage.params.seed, clean_task(stage.task_name)
     from_scratch = stage.name.startswith("scratch@")
     folder = (SCRATCH_ARM if from_scratch else FINETUNED) / stage.task_name
+    if from_scratch:  # random weights that stay as they are, or nearly, would be no baseline
+        settings = settings.model_copy(update={"adapt": "full", "layer_rate_decay": 1.0})
     described = read_config(PRETRAINED)
     config = ModelConfig.from_dict(described["model"])
     tokenizer = read_tokenizer(PRETRAINED, described)
@@ -41,15 +45,17 @@ def main(stage: Stage) -> None:
         weights, _, _ = read_weights(PRETRAINED)
         own = {name for name, _ in model.body.named_parameters()}  # what predicts tokens stays behind
         load_weights(model.body, {name: value for name, value in weights.items() if name in own})
+    adapt(model.body, settings)
 
     batches = task.batches()
     steps = settings.epochs * batches.steps_per_epoch
-    flops_per_token = body_flops_per_token(config)
+    flops_per_token = body_flops_per_token(config) * FLOPS_SHARES[settings.adapt]
     flops = flops_per_token * settings.epochs * batches.tokens_per_epoch
     runtime = choose_runtime(stage.params.compute, flops / len(task.buckets))  # each length is compiled on its own
     stage.announce(
         {name: value for name, value in task.facts.items() if value != {}}
         | {"starts_from": "random weights" if from_scratch else str(PRETRAINED)}
+        | {"learns": f"{settings.adapt}: {describe_learning(model)}"}
         | {"steps": f"{steps} ({settings.epochs} epochs x {batches.steps_per_epoch} batches)"}
         | {"padded_lengths": ", ".join(str(length) for length in task.buckets)}
         | runtime.reasons
@@ -78,6 +84,11 @@ def main(stage: Stage) -> None:
     )
     stage.timings.update(tokens_per_second=result.tokens_per_second, mfu=result.mfu)
 
+    (folder / adapters.ADAPTERS).unlink(missing_ok=True)
+    if settings.adapt == "lora":
+        given = settings.lora_rank, settings.lora_alpha, settings.lora_targets
+        adapters.save_adapters(folder / adapters.ADAPTERS, model, described["weights_sha256"], *given)
+        adapters.merge_adapters(model.body)
     save_classifier(folder, model, task.config, str(runtime.precision).removeprefix("torch."), tokenizer)
     shutil.copyfile(result.metrics_path, folder / METRICS_FILE)
     prefix = "validation_"

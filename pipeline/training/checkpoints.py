@@ -4,7 +4,8 @@ checkpoint-000450.safetensors   `model.*`, `optimizer.*`, `random.*` and, once t
 checkpoint-000450.json          progress, Python's and NumPy's random state, versions, and the sha256 of both files
 
 The JSON is written last and makes the pair a checkpoint; a pair whose hashes do not fit is not used. The last two
-stay, so that there is one to fall back on, and every k-th if that is asked for. Sharded or not, rank 0 writes the whole
+stay, so that there is one to fall back on, and every k-th if that is asked for. Frozen parameters are not in them: a
+training starts with these each time. Sharded or not, rank 0 writes the whole
 tensors, so any number of ranks with any sharding may go on from them.
 """
 
@@ -197,7 +198,8 @@ def take_snapshot(
     keep: bool = True,
 ) -> Snapshot:
     """Copy the state; without `keep` only take part in gathering what is sharded, one tensor at a time."""
-    changing = {"model": own_parameters(model), "optimizer": optimizers.state_tensors()}
+    learning = {name: parameter for name, parameter in own_parameters(model).items() if parameter.requires_grad}
+    changing = {"model": learning, "optimizer": optimizers.state_tensors()}
     tensors: dict[str, Tensor] = {}
     for part, named in changing.items():
         for name, value in named.items():
@@ -255,7 +257,8 @@ def restore(
         part, _, name = flat_name.partition(".")
         parts[part][name] = value
     own = own_parameters(model)
-    load_weights(model, {name: part_like(weight, own.get(name)) for name, weight in parts["model"].items()})
+    weights = {name: part_like(weight, own.get(name)) for name, weight in parts["model"].items()}
+    load_weights(model, weights, frozen=False)
     optimizers.load_state_tensors(parts["optimizer"])
     restore_random_state(RandomState(parts["random"], **about["random"]))
     return Progress(**about["progress"]), parts["best"] or None

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.common.params import Finetune, Pretrain
+from pipeline.model.transformer import Transformer
+from pipeline.training.adapting import layer_rate_factors
 from pipeline.training.sharding import on_whole_matrices, part_like
 
 Schedule = Callable[[int], float]
@@ -132,13 +134,19 @@ def pretraining_optimizers(model: nn.Module, settings: Pretrain, schedule: Sched
     return Optimizers([muon, adamw], schedule)
 
 
-def finetuning_optimizers(body: nn.Module, head: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
-    """AdamW with a low rate for the pretrained body and a high one for the new head; weight decay on matrices only."""
+def finetuning_optimizers(body: Transformer, head: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
+    """AdamW for all that learns: a low rate for the pretrained body, by layers if that is asked for, a higher one for
+    adapters in it, and one for the new head; weight decay on matrices only.
+    """
+    rate = settings.lora_learning_rate if settings.adapt == "lora" else settings.learning_rate
+    factors = layer_rate_factors(body, settings.layer_rate_decay)
     groups = []
-    for part, rate in ((body, settings.learning_rate), (head, settings.head_learning_rate)):
+    for part, peak in ((body, rate), (head, settings.head_learning_rate)):
         matrices, tables, vectors = split_parameters(part)
-        groups.append({"params": matrices + tables, "lr": rate, "weight_decay": settings.weight_decay})
-        groups.append({"params": vectors, "lr": rate, "weight_decay": 0.0})
+        for parameters, decay in ((matrices + tables, settings.weight_decay), (vectors, 0.0)):
+            for factor in sorted({factors.get(each, 1.0) for each in parameters}, reverse=True):
+                alike = [each for each in parameters if each.requires_grad and factors.get(each, 1.0) == factor]
+                groups.append({"params": alike, "lr": peak * factor, "weight_decay": decay})
     return Optimizers([torch.optim.AdamW(groups, foreach=True)], schedule)
 
 
