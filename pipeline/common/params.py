@@ -274,6 +274,15 @@ class Finetune(Section):
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
     warmup_share: Share = Field(0.1, description="share of the steps with a rising learning rate; then it falls to 0")
     label_smoothing: Share = Field(0.1, description="probability moved from the label to all classes")
+    teacher_weight: Share = Field(
+        0.5,
+        description="share of the loss that is the distance to the teacher, for tasks with one; the rest: to the label",
+    )
+    teacher_temperature: float = Field(
+        2.0,
+        gt=0,
+        description="soften the probabilities of teacher and student; larger: what it finds unlikely counts more",
+    )
     dropout: Share = Field(0.1, description="dropout before the head")
     token_dropout: Share = Field(0.1, description="share of a text's tokens left out, drawn anew at every step")
     max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")
@@ -298,6 +307,11 @@ class Task(Section):
     )
     labels_per_class: Positive | None = Field(
         32, description="labelled texts per class to train on, drawn by the seed; null: all"
+    )
+    teacher: str | None = Field(
+        None,
+        description="folder of a trained classifier with the same labels, whose probabilities for the training texts "
+        "are learned beside the labels (kind classification); null: none",
     )
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from typing import Any
 
 from pipeline.common.layout import FINETUNED, PRETRAINED, SCRATCH_ARM, clean_task
 from pipeline.stages.door import Stage, run_stage
@@ -19,13 +20,14 @@ def main(stage: Stage) -> None:
     from pipeline.model.config import ModelConfig
     from pipeline.model.weights import load_weights, read_config, read_tokenizer, read_weights
     from pipeline.tasks.classification import save_classifier
+    from pipeline.tasks.distillation import take_teacher
     from pipeline.tasks.kinds import KINDS
     from pipeline.tasks.rows import read_rows
     from pipeline.training.adapting import FLOPS_SHARES, adapt, describe_learning
     from pipeline.training.checkpoints import discard
     from pipeline.training.loop import METRICS_FILE, TrainPlan, train
     from pipeline.training.optimizers import finetuning_optimizers, trapezoid
-    from pipeline.training.runtime import choose_runtime
+    from pipeline.training.runtime import choose_device, choose_runtime
 
     settings, seed, table = stage.params.finetune, stage.params.seed, clean_task(stage.task_name)
     from_scratch = stage.name.startswith("scratch@")
@@ -38,6 +40,11 @@ def main(stage: Stage) -> None:
     task = KINDS[stage.task.kind](
         read_rows(table), str(table), tokenizer, stage.task, settings, config.context_length, seed
     )
+
+    taught: dict[str, Any] = {}
+    if stage.task.teacher is not None:
+        device, _ = choose_device(stage.params.compute)
+        taught = take_teacher(task, stage.task.teacher, str(device), stage.scratch)
 
     torch.manual_seed(seed)
     model = task.model(config)
@@ -53,7 +60,7 @@ def main(stage: Stage) -> None:
     flops = flops_per_token * settings.epochs * batches.tokens_per_epoch
     runtime = choose_runtime(stage.params.compute, flops / len(task.buckets))  # each length is compiled on its own
     stage.announce(
-        {name: value for name, value in task.facts.items() if value != {}}
+        {name: value for name, value in (task.facts | taught).items() if value != {}}
         | {"starts_from": "random weights" if from_scratch else str(PRETRAINED)}
         | {"learns": f"{settings.adapt}: {describe_learning(model)}"}
         | {"steps": f"{steps} ({settings.epochs} epochs x {batches.steps_per_epoch} batches)"}
@@ -104,6 +111,7 @@ def main(stage: Stage) -> None:
             "epochs": result.steps // batches.steps_per_epoch,
             "steps": result.steps,
             **task.facts,
+            **taught,
         }
     )
     discard(stage.scratch)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.params import Finetune, Task
@@ -86,11 +86,41 @@ def drop_tokens(ids_BT: Tensor, lengths_B: Tensor, share: float) -> tuple[Tensor
     return ids_BT.gather(1, order_BT), kept_BT.sum(dim=1)
 
 
-def classification_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """The summed cross-entropy of the rows of weight 1, in nats, and their number, both scalars."""
+def classification_loss(
+    model: nn.Module,
+    batch: Batch,
+    label_smoothing: float = 0.0,
+    teacher_weight: float = 0.0,
+    teacher_temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The summed loss of the rows of weight 1, in nats, and their number, both scalars.
+
+    That is the cross-entropy of the labels. Where the batch has a teacher's probabilities, its share is
+    1 - `teacher_weight`, and the rest is the distance to the teacher.
+    """
     logits_BC = model(batch["input_ids"], batch["lengths"])
     nats_B = cross_entropy(logits_BC, batch["labels"], reduction="none", label_smoothing=label_smoothing)
+    if "teacher" in batch:
+        from_teacher_B = distance_to_teacher(logits_BC, batch["teacher"], teacher_temperature)
+        nats_B = (1 - teacher_weight) * nats_B + teacher_weight * from_teacher_B
     return (nats_B * batch["weights"]).sum(), batch["weights"].sum()
+
+
+def distance_to_teacher(logits_BC: Tensor, teacher_BC: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) of each row, in nats (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).
+
+    Both are softened by the temperature T: their probabilities are raised to 1 / T and scaled to a sum of 1. T^2 keeps
+    the size of the gradients.
+
+    Args:
+        logits_BC: the student's.
+        teacher_BC: the teacher's probabilities, not softened yet; a row of zeros has the distance 0.
+        temperature: T.
+    """
+    soft_BC = teacher_BC ** (1 / temperature)
+    soft_BC = soft_BC / soft_BC.sum(dim=1, keepdim=True).clamp(min=torch.finfo(soft_BC.dtype).tiny)
+    student_BC = (logits_BC / temperature).log_softmax(dim=1)
+    return temperature**2 * kl_div(student_BC, soft_BC, reduction="none").sum(dim=1)
 
 
 def encode_rows(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[list[int]], int]:
@@ -139,6 +169,7 @@ class Classification:
         self.labels = known_labels(rows, where)
         self.tokenizer, self.settings, self.seed = tokenizer, settings, seed
         self.buckets = bucket_lengths(settings.max_tokens)
+        self.train_rows = train
         self.train, train_cut = self._encode(train, settings.batch_size)
         self.validation, validation_cut = self._encode(validation, MEASURED_ROWS)
         self.config = {
@@ -156,7 +187,13 @@ class Classification:
             "classes_with_too_few_texts": short,
         }
 
-    def _encode(self, rows: pd.DataFrame, batch_size: int) -> tuple[LengthBuckets, int]:
+    def learn_from(self, teacher_NC: Tensor) -> None:
+        """Learn from a teacher's probabilities of `labels` for each of `train_rows` as well; call before `batches`."""
+        self.train, _ = self._encode(self.train_rows, self.settings.batch_size, teacher_NC)
+
+    def _encode(
+        self, rows: pd.DataFrame, batch_size: int, teacher_NC: Tensor | None = None
+    ) -> tuple[LengthBuckets, int]:
         ids, cut = encode_rows(rows["text"].tolist(), self.tokenizer, self.settings.max_tokens)
         places = {label: place for place, label in enumerate(self.labels)}
         labels_N = np.array([places[label] for label in rows["label"]])
@@ -165,12 +202,16 @@ class Classification:
             ids_BT, lengths_B = pad_rows([ids[n] for n in numbers], batch_size, length, self.tokenizer.pad_id)
             labels_B = torch.zeros(batch_size, dtype=torch.int64)
             labels_B[: len(numbers)] = torch.from_numpy(labels_N[numbers])
-            return {
+            batch = {
                 "input_ids": ids_BT,
                 "lengths": lengths_B,
                 "labels": labels_B,
                 "weights": (lengths_B > 0).float(),
             }
+            if teacher_NC is not None:
+                batch["teacher"] = torch.zeros(batch_size, teacher_NC.size(1))
+                batch["teacher"][: len(numbers)] = teacher_NC[torch.from_numpy(numbers)]
+            return batch
 
         lengths_N = np.array([len(tokens) for tokens in ids])
         return LengthBuckets(lengths_N, self.buckets, batch_size, collate, self.seed, rows["id"].tolist()), cut
@@ -184,7 +225,10 @@ class Classification:
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         ids_BT, lengths_B = drop_tokens(batch["input_ids"], batch["lengths"], self.settings.token_dropout)
         shortened = batch | {"input_ids": ids_BT, "lengths": lengths_B}
-        return classification_loss(model, shortened, self.settings.label_smoothing)
+        settings = self.settings
+        return classification_loss(
+            model, shortened, settings.label_smoothing, settings.teacher_weight, settings.teacher_temperature
+        )
 
     def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Validation loss (without smoothing), accuracy and macro-F1; call in eval mode without gradients."""

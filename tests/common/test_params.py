@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
@@ -20,6 +20,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     assert load_params(tmp_path / "params.yaml") == Params()
 
 
+@settings(deadline=None)
 @given(
     learning_rate=st.floats(1e-8, 10),
     text=st.text(st.characters(blacklist_categories=["Cs", "Cc"])),

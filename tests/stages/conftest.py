@@ -29,8 +29,14 @@ def make_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStage:
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
     monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
 
-    def make(name: str, labels_per_class: int | None = 6, key: str = "0" * 64, **finetune: object) -> Stage:
-        task = {"path": "labels.csv", "labels_per_class": labels_per_class}
+    def make(
+        name: str,
+        labels_per_class: int | None = 6,
+        key: str = "0" * 64,
+        teacher: str | None = None,
+        **finetune: object,
+    ) -> Stage:
+        task = {"path": "labels.csv", "labels_per_class": labels_per_class, "teacher": teacher}
         params = Params.model_validate(
             {
                 "source": {"kind": "files"},

@@ -78,7 +78,9 @@ def change(found: dict[str, Tensor], pretrained: dict[str, Tensor], name: str) -
     return float((found[f"body.{name}"] - pretrained[name]).abs().max())
 
 
-@pytest.mark.parametrize("settings", [LORA, {"adapt": "head"}, {"layer_rate_decay": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [LORA, {"adapt": "head"}, {"layer_rate_decay": 0.5}, {"teacher": "teacher"}], ids=str
+)
 @pytest.mark.parametrize("stop_after", [1, 7])
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     make_stage: MakeStage,
@@ -87,6 +89,8 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     settings: dict[str, object],
     stop_after: int,
 ) -> None:
+    if "teacher" in settings:
+        make_teacher(make_stage)
     finetune.main(make_stage("finetune@kind", **settings))
     undisturbed = sha256_folder(FINETUNED / "kind"), metrics_file("finetune@kind").read_bytes()
     whole, calls = Classification.loss, 0
@@ -111,6 +115,27 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         assert bool(kept) == (settings["adapt"] == "lora")
     finetune.main(make_stage("finetune@kind", key="2" * 64, **settings))
     assert (sha256_folder(FINETUNED / "kind"), metrics_file("finetune@kind").read_bytes()) == undisturbed
+
+
+def make_teacher(make_stage: MakeStage) -> None:
+    finetune.main(make_stage("finetune@kind", key="9" * 64, epochs=8))
+    (FINETUNED / "kind").rename("teacher")
+
+
+def test_a_student_comes_nearer_to_its_teacher(make_stage: MakeStage, labelled: pd.DataFrame) -> None:
+    make_teacher(make_stage)
+    texts = labelled.loc[labelled["split"] == "train", "text"].tolist()
+    wanted = load_classifier("teacher").predict_probabilities(texts)
+    distance = {}
+    for weight in (0.0, 1.0):
+        finetune.main(
+            make_stage("scratch@kind", key=f"{weight:.0f}" * 64, teacher="teacher", teacher_weight=weight, epochs=8)
+        )
+        distance[weight] = abs(load_classifier(SCRATCH_ARM / "kind").predict_probabilities(texts) - wanted).mean()
+        metrics = read_json(metrics_file("scratch@kind"))
+        assert metrics["teacher"] == read_json("teacher/config.json")["weights_sha256"][:12]
+        assert 0.4 < metrics["teacher_training_accuracy"] <= 1
+    assert distance[1.0] < distance[0.0]
 
 
 def test_the_journal_tells_how_much_learns(
