@@ -33,11 +33,11 @@ def hallmark(clock: Clock, settings: Settings) -> None:
     config, tokenizer = _config(settings), make_tokenizer(settings["vocab_size"])
     task = Classification(
         _rows(settings, tokenizer), "random texts", tokenizer, Task(labels_per_class=None), finetune,
-        config.context_length, 0,
+        config, 0,
     )  # fmt: skip
     runtime = choose_runtime(best_compute(not settings["compiled"], settings["precision"]), 0)
     torch.manual_seed(0)
-    model = task.model(config).to(runtime.device)
+    model = task.model().to(runtime.device)
     batches = task.batches()
     clock.steps = batches.steps_per_epoch
     clock.facts = _facts(model, settings)

@@ -288,19 +288,27 @@ class Finetune(Section):
     max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")
     pooling: Literal["mean", "first", "last"] = Field("mean", description="how token vectors become one text vector")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
-    patience: Positive = Field(4, description="stop after this many epochs without a better validation macro-F1")
+    patience: Positive = Field(4, description="stop after this many epochs without a better figure on validation")
     validation_texts: Positive = Field(400, description="validate on at most this many texts")
 
 
 class Task(Section):
     """One downstream task."""
 
-    kind: Literal["classification"] = Field("classification", description="what is predicted")
+    kind: Literal["classification", "token_classification"] = Field(
+        "classification",
+        description="classification: one label of a text; token_classification: labelled spans in it",
+    )
     path: str | None = Field(
         None, description="labelled file or glob below source.path (kind files); null: made from python-docs"
     )
     text_column: str = Field("text", description="column of the text")
-    label_column: str = Field("label", description="column of the label")
+    label_column: str | None = Field(
+        None, description="column of the label or of the spans; null: `label`, or `spans` (token_classification)"
+    )
+    tag_column: Positive | None = Field(
+        None, description="column of the tag in CoNLL files, from 1 (token_classification); null: the last"
+    )
     id_column: str | None = Field(None, description="column of a unique id; null numbers the rows")
     split_column: str | None = Field(
         None, description="column with train, validation or test; null draws 70/10/20 by the text's hash"
@@ -313,6 +321,11 @@ class Task(Section):
         description="folder of a trained classifier with the same labels, whose probabilities for the training texts "
         "are learned beside the labels (kind classification); null: none",
     )
+
+    @property
+    def labels_spans(self) -> bool:
+        """Whether its rows have labelled spans instead of one label."""
+        return self.kind == "token_classification"
 
 
 class Evaluate(Section):

@@ -24,6 +24,11 @@ from pipeline.common.params import Validate
 CRITICAL, WARNING, INFO = FailureSeverity.CRITICAL, FailureSeverity.WARNING, FailureSeverity.INFO
 
 VISIBLE = r"\S"
+SPAN_FAULTS = {
+    "span_outside": "every span lies in its text and has a character",
+    "span_blank": "no span begins or ends with white space",
+    "span_overlap": "no two spans of a text overlap",
+}
 SITE = "hallmark"
 # Indices are labels of the frame's index; no pandas query that would print them all.
 RESULT_FORMAT = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
@@ -161,8 +166,12 @@ def schema_checks(columns: Sequence[str], present: Sequence[str]) -> list[Check]
     return [complete, *types]
 
 
-def row_checks(settings: Validate, splits: Sequence[str], *, labelled: bool) -> list[Check]:
-    """What each row must be like. Needs the columns that `quarantine.measure` adds."""
+def row_checks(settings: Validate, splits: Sequence[str], label: str | None) -> list[Check]:
+    """What each row must be like. Needs the columns that `quarantine.measure` adds.
+
+    Args:
+        label: the column that holds what is learned, `label` or `spans`; None: documents, which have none.
+    """
     lengths = {"min_value": settings.min_characters, "max_value": settings.max_characters}
     checks = [
         Check(
@@ -203,7 +212,7 @@ def row_checks(settings: Validate, splits: Sequence[str], *, labelled: bool) -> 
             {"column": "split", "value_set": list(splits)},
         ),
     ]
-    if labelled:
+    if label == "label":
         checks.append(
             Check(
                 "label_not_empty",
@@ -212,6 +221,11 @@ def row_checks(settings: Validate, splits: Sequence[str], *, labelled: bool) -> 
                 {"column": "label", "regex": VISIBLE},
             )
         )
+    if label == "spans":
+        checks += [
+            Check(name, meaning, gxe.ExpectColumnValuesToBeNull, {"column": name})
+            for name, meaning in SPAN_FAULTS.items()
+        ]
     return checks
 
 
@@ -274,6 +288,32 @@ def label_checks(settings: Validate, table: pd.DataFrame) -> list[Check]:
             "every label of the training split is in the test split, too",
             gxe.ExpectColumnDistinctValuesToContainSet,
             {"column": "test_label", "value_set": known},
+            INFO,
+        ),
+    ]
+
+
+def span_checks(table: pd.DataFrame) -> list[Check]:
+    """What the labels of spans must be like. Needs the columns that `quarantine.count_span_labels` adds."""
+    return [
+        Check(
+            "spans_to_learn",
+            "a text of the training split has a span",
+            gxe.ExpectColumnUniqueValueCountToBeBetween,
+            {"column": "training_spans", "min_value": 1},
+            CRITICAL,
+        ),
+        Check(
+            "label_known",
+            "every label of a span is in the training split, too",
+            gxe.ExpectColumnValuesToBeNull,
+            {"column": "unknown_label"},
+        ),
+        Check(
+            "label_tested",
+            "every label of the training split is in the test split, too",
+            gxe.ExpectColumnValuesToBeNull,
+            {"column": "untested_label"},
             INFO,
         ),
     ]

@@ -1,13 +1,17 @@
 """Kind `files`: the user's own text and labels, in any language."""
 
 import glob
+import json
 from collections import Counter
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.params import Source, Task
+from pipeline.common.spans import Span, spans_to_json
+from pipeline.corpus.conll import CONLL_FORMATS, read_sentences
 from pipeline.corpus.readers import (
     COMPRESSIONS,
     DOCUMENT_FORMATS,
@@ -25,6 +29,7 @@ from pipeline.corpus.rows import (
     DOCUMENTS,
     REJECTED_CHARACTERS,
     REJECTED_COLUMNS,
+    SPAN_COLUMNS,
     TASK_COLUMNS,
     Corpus,
     Document,
@@ -44,6 +49,12 @@ from pipeline.corpus.splitting import (
 )
 
 TASK_SHARES = {TEST: 0.2, VALIDATION: 0.1}
+SPLIT_WORDS = {
+    "train": TRAIN,
+    "dev": VALIDATION,
+    "val": VALIDATION,
+    "test": TEST,
+}  # that names of CoNLL files begin with
 EXAMPLES = 5  # named in a message
 
 
@@ -64,6 +75,8 @@ class Wanted:
     label: str | None = None
     id: str | None = None
     split: str | None = None
+    spans: bool = False  # the label is a list of spans
+    tag_column: int | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -76,7 +89,7 @@ class Found:
 
     id: str
     text: str
-    label: str
+    label: str  # or the spans, as JSON
     split: str | None
     file: str
     source: str
@@ -107,17 +120,21 @@ def read_files(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
     for name, task in tasks.items():
         rows = _read_table(root, _wanted_labels(name, task), problems, rejected)
         labelled[name] = _split_labelled(rows, seed)
-        _check_classes(name, rows, problems)
+        _check_labels(name, task, rows, problems)
     problems.raise_if_any(fix="mend these keys in params.yaml or the files that they name")
 
     held_out = {row.text for rows in labelled.values() for row in rows if row.split != TRAIN}
     kept = [row for row in found if row.text not in held_out]
     return Corpus(
         documents=frame(_split_documents(kept, source, seed), DOCUMENT_COLUMNS),
-        tasks={name: frame(rows, TASK_COLUMNS) for name, rows in labelled.items()},
+        tasks={name: frame(rows, task_columns(tasks[name])) for name, rows in labelled.items()},
         rejected=frame(rejected, REJECTED_COLUMNS),
         facts={"documents_held_out_by_tasks": len(found) - len(kept)},
     )
+
+
+def task_columns(task: Task) -> list[str]:
+    return SPAN_COLUMNS if task.labels_spans else TASK_COLUMNS
 
 
 def _wanted_documents(source: Source) -> Wanted:
@@ -140,12 +157,14 @@ def _wanted_labels(name: str, task: Task) -> Wanted:
         key=f"tasks.{name}.path",
         patterns={name: task.path or ""},
         each=True,
-        formats=TABLE_FORMATS,
+        formats=(*TABLE_FORMATS, *CONLL_FORMATS) if task.labels_spans else TABLE_FORMATS,
         splits=TASK_SPLITS,
         text=task.text_column,
-        label=task.label_column,
+        label=task.label_column or ("spans" if task.labels_spans else "label"),
         id=task.id_column,
         split=task.split_column,
+        spans=task.labels_spans,
+        tag_column=task.tag_column,
     )
 
 
@@ -207,6 +226,11 @@ def _first_reasons(rejected: list[Rejected]) -> str:
 
 
 def _read_file(path: Path, name: str, source: str, wanted: Wanted) -> list[Found | Rejected]:
+    if wanted.spans and file_format(path) in CONLL_FORMATS:
+        return [
+            _reject(row, name, wanted) if isinstance(row, Unreadable) else _find_sentence(row, name, source, wanted)
+            for row in read_sentences(path, wanted.tag_column)
+        ]
     if file_format(path) in DOCUMENT_FORMATS:
         text = read_document(path)
         if isinstance(text, Unreadable):
@@ -216,6 +240,17 @@ def _read_file(path: Path, name: str, source: str, wanted: Wanted) -> list[Found
         _reject(row, name, wanted) if isinstance(row, Unreadable) else _find(row, name, source, wanted)
         for row in read_rows(path, wanted.columns)
     ]
+
+
+def _find_sentence(row: Row, name: str, source: str, wanted: Wanted) -> Found | Rejected:
+    spans = [Span(**span) for span in row.values["spans"]]
+    return Found(f"{name}:{row.number}", row.values["text"], spans_to_json(spans), _named_split(name), name, source)
+
+
+def _named_split(name: str) -> str | None:
+    """The split that a file is named after: `dev.conll`, `wnut17/train.conll.gz`; None where it is to be drawn."""
+    stem = name.rpartition("/")[2].lower()
+    return next((split for word, split in SPLIT_WORDS.items() if stem.startswith(word)), None)
 
 
 def _reject(row: Unreadable, name: str, wanted: Wanted) -> Rejected:
@@ -228,14 +263,14 @@ def _find(row: Row, name: str, source: str, wanted: Wanted) -> Found | Rejected:
     """Check the values of one row: texts are strings, labels and ids strings or whole numbers, all storable."""
     place = f"{name}:{row.number}"
     text = row.values[wanted.text]
-    label = _as_name(row.values[wanted.label]) if wanted.label else ""
+    label = (_as_spans if wanted.spans else _as_name)(row.values[wanted.label]) if wanted.label else ""
     identity = _as_name(row.values[wanted.id]) if wanted.id else place
     split = _as_name(row.values[wanted.split]) or "" if wanted.split else None
     faults = []
     if not isinstance(text, str):
         faults.append(f"{wanted.text!r} is {_kind(text)}, not text")
     if wanted.label and not label:
-        faults.append(f"{wanted.label!r} is {_kind(row.values[wanted.label])}, not a label")
+        faults.append(f"{wanted.label!r} is {_kind(row.values[wanted.label])}, not {_label_form(wanted)}")
     if not identity:
         faults.append(f"{wanted.id!r} is {_kind(row.values[wanted.id or ''])}, not an id")
     if not is_unicode("".join(value for value in (text, label, identity) if isinstance(value, str))):
@@ -254,6 +289,20 @@ def _as_name(value: Any) -> str | None:
     return None
 
 
+def _as_spans(value: Any) -> str | None:
+    """A list of {"start": int, "end": int, "label": str}, also as JSON text, in the form that tables hold."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        spans = [Span(index(span["start"]), index(span["end"]), _as_name(span["label"]) or "") for span in found]
+    except (TypeError, KeyError, ValueError, RecursionError):
+        return None
+    return spans_to_json(spans) if all(span.label for span in spans) else None
+
+
+def _label_form(wanted: Wanted) -> str:
+    return 'a list of {"start", "end", "label"}' if wanted.spans else "a label"
+
+
 def _kind(value: Any) -> str:
     if value is None:
         return "missing"
@@ -270,11 +319,14 @@ def _check_splits(found: list[Found], wanted: Wanted, problems: Problems) -> Non
         )
 
 
-def _check_classes(task: str, rows: list[Found], problems: Problems) -> None:
+def _check_labels(name: str, task: Task, rows: list[Found], problems: Problems) -> None:
     labels = {row.label for row in rows}
-    if len(labels) == 1:
+    if task.labels_spans:
+        if labels == {spans_to_json([])}:
+            problems.add(f"tasks.{name}: not one of the {len(rows)} texts has a span")
+    elif len(labels) == 1:
         problems.add(
-            f"tasks.{task}: one class only, {labels.pop()!r} in {len(rows)} rows; a classification needs two or more"
+            f"tasks.{name}: one class only, {labels.pop()!r} in {len(rows)} rows; a classification needs two or more"
         )
 
 

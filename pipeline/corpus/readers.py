@@ -84,7 +84,7 @@ def read_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
 
 def _jsonl_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
     seen: dict[str, None] = {}  # an ordered set
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         try:
@@ -114,7 +114,7 @@ def _csv_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
 
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
     """Yield (line a record begins on, its fields or what is wrong with it)."""
-    reader = csv.reader((_decode(line) for _, line in _lines(path)), strict=True)
+    reader = csv.reader((_decode(line) for _, line in numbered_lines(path)), strict=True)
     while True:
         begin = reader.line_num + 1
         try:
@@ -128,7 +128,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _tsv_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
-    lines = ((number, _decode(line).rstrip("\r\n")) for number, line in _lines(path))
+    lines = ((number, _decode(line).rstrip("\r\n")) for number, line in numbered_lines(path))
     return _separated_rows(((number, line.split("\t")) for number, line in lines if line), columns)
 
 
@@ -188,7 +188,7 @@ def _parquet_row(number: int, values: dict[str, Any]) -> Row | Unreadable:
     return Row(number, values)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (line number, line with its end). The last line of a torn file is not whole and is left out."""
     number, rest = 0, b""
     for position, chunk in enumerate(_chunks(path)):

@@ -5,8 +5,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pipeline.common.spans import spans_from_json
+
 DOCUMENT_COLUMNS = ["id", "text", "split", "group", "source"]
 TASK_COLUMNS = ["id", "text", "label", "split", "group"]
+SPAN_COLUMNS = ["id", "text", "spans", "split", "group"]  # of a token_classification; spans as JSON
 REJECTED_COLUMNS = ["table", "id", "reason", "text"]
 QUARANTINE_COLUMNS = ["table", "id", "reasons", "text"]
 
@@ -25,7 +28,7 @@ class Document(NamedTuple):
 class Labelled(NamedTuple):
     id: str
     text: str
-    label: str
+    label: str  # or the spans, as JSON
     split: str
     group: str  # module or file
 
@@ -72,7 +75,17 @@ def describe(table: pd.DataFrame) -> dict[str, Any]:
         described["labels"] = {
             split: _counts(table.loc[table["split"] == split, "label"]) for split in described["splits"]
         }
+    if "spans" in table:
+        described["spans"] = {
+            split: _counts(span_labels(table.loc[table["split"] == split, "spans"])) for split in described["splits"]
+        }
     return described
+
+
+def span_labels(column: "pd.Series[str]") -> "pd.Series[str]":
+    """The label of every span, one after another, each with the index of its row."""
+    labels = column.map(lambda content: [span.label for span in spans_from_json(content)]).explode()
+    return labels.dropna().astype("str")
 
 
 def _counts(column: "pd.Series[str]") -> dict[str, int]:

@@ -19,10 +19,10 @@ def main(stage: Stage) -> None:
     from pipeline.model.accounting import body_flops_per_token
     from pipeline.model.config import ModelConfig
     from pipeline.model.weights import load_weights, read_config, read_tokenizer, read_weights
-    from pipeline.tasks.classification import save_classifier
     from pipeline.tasks.distillation import take_teacher
     from pipeline.tasks.kinds import KINDS
     from pipeline.tasks.rows import read_rows
+    from pipeline.tasks.trained import save_trained
     from pipeline.training.adapting import FLOPS_SHARES, adapt, describe_learning
     from pipeline.training.checkpoints import discard
     from pipeline.training.loop import METRICS_FILE, TrainPlan, train
@@ -37,9 +37,7 @@ def main(stage: Stage) -> None:
     described = read_config(PRETRAINED)
     config = ModelConfig.from_dict(described["model"])
     tokenizer = read_tokenizer(PRETRAINED, described)
-    task = KINDS[stage.task.kind](
-        read_rows(table), str(table), tokenizer, stage.task, settings, config.context_length, seed
-    )
+    task = KINDS[stage.task.kind].prepare(read_rows(table), str(table), tokenizer, stage.task, settings, config, seed)
 
     taught: dict[str, Any] = {}
     if stage.task.teacher is not None:
@@ -47,7 +45,7 @@ def main(stage: Stage) -> None:
         taught = take_teacher(task, stage.task.teacher, str(device), stage.scratch)
 
     torch.manual_seed(seed)
-    model = task.model(config)
+    model = task.model()
     if not from_scratch:
         weights, _, _ = read_weights(PRETRAINED)
         own = {name for name, _ in model.body.named_parameters()}  # what predicts tokens stays behind
@@ -96,7 +94,7 @@ def main(stage: Stage) -> None:
         given = settings.lora_rank, settings.lora_alpha, settings.lora_targets
         adapters.save_adapters(folder / adapters.ADAPTERS, model, described["weights_sha256"], *given)
         adapters.merge_adapters(model.body)
-    save_classifier(folder, model, task.config, str(runtime.precision).removeprefix("torch."), tokenizer)
+    save_trained(folder, model, task.config, str(runtime.precision).removeprefix("torch."), tokenizer)
     shutil.copyfile(result.metrics_path, folder / METRICS_FILE)
     prefix = "validation_"
     best = next(

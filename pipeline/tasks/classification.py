@@ -17,17 +17,15 @@ from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.params import Finetune, Task
 from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
-from pipeline.model.weights import CONFIG, load_weights, named_weights, read_weights, save_checkpoint_folder
+from pipeline.model.weights import load_weights
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, smallest_fitting
 from pipeline.tasks.metrics import classification_metrics
 from pipeline.tasks.rows import draw_labels, in_drawn_order, of_split
+from pipeline.tasks.trained import MEASURED_ROWS, PRECISIONS, PREDICTED_ROWS, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "classification"
 POOLINGS = ("mean", "first", "last")
-MEASURED_ROWS = 32  # texts at once in validation
-PREDICTED_ROWS = {"cpu": 1, "cuda": 64}  # texts at once in prediction
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TextClassifier(nn.Module):
@@ -55,10 +53,7 @@ class TextClassifier(nn.Module):
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Token ids (int64, padded on the right) and their counts to logits_BC, float32."""
-        visible_BT = None  # padding stands on the right, where no token of a decoder looks
-        if self.body.encoder is not None:
-            visible_BT = torch.arange(ids_BT.size(1), device=ids_BT.device) < lengths_B[:, None]
-        x_BTD = self.body.hidden_states(ids_BT, visible_BT)
+        x_BTD = token_vectors(self.body, ids_BT, lengths_B)
         with torch.autocast(x_BTD.device.type, enabled=False):
             return self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
 
@@ -139,7 +134,7 @@ class Classification:
         tokenizer: the model's own.
         task: settings of this task.
         settings: settings of fine-tuning.
-        context_length: the most tokens that the model takes.
+        config: of the body.
         seed: decides which labels are drawn, and the order of the batches.
 
     Raises:
@@ -155,19 +150,19 @@ class Classification:
         tokenizer: Tokenizer,
         task: Task,
         settings: Finetune,
-        context_length: int,
+        config: ModelConfig,
         seed: int,
     ) -> None:
-        if settings.max_tokens > context_length:
+        if settings.max_tokens > config.context_length:
             raise HallmarkError(
-                f"{settings.max_tokens} tokens are more than the model's context of {context_length}",
+                f"{settings.max_tokens} tokens are more than the model's context of {config.context_length}",
                 where="params.yaml: finetune.max_tokens",
-                fix=f"set it to {context_length} or less, or raise model.context_length",
+                fix=f"set it to {config.context_length} or less, or raise model.context_length",
             )
         train, short = draw_labels(of_split(rows, "train", where), task.labels_per_class, seed)
         validation = in_drawn_order(of_split(rows, "validation", where), seed)[: settings.validation_texts]
         self.labels = known_labels(rows, where)
-        self.tokenizer, self.settings, self.seed = tokenizer, settings, seed
+        self.tokenizer, self.settings, self.body_config, self.seed = tokenizer, settings, config, seed
         self.buckets = bucket_lengths(settings.max_tokens)
         self.train_rows = train
         self.train, train_cut = self._encode(train, settings.batch_size)
@@ -216,8 +211,8 @@ class Classification:
         lengths_N = np.array([len(tokens) for tokens in ids])
         return LengthBuckets(lengths_N, self.buckets, batch_size, collate, self.seed, rows["id"].tolist()), cut
 
-    def model(self, config: ModelConfig) -> TextClassifier:
-        return TextClassifier(config, len(self.labels), self.settings.pooling, self.settings.dropout)
+    def model(self) -> TextClassifier:
+        return TextClassifier(self.body_config, len(self.labels), self.settings.pooling, self.settings.dropout)
 
     def batches(self) -> LengthBuckets:
         return self.train
@@ -263,26 +258,14 @@ def known_labels(rows: pd.DataFrame, where: str) -> list[str]:
     return known
 
 
-def save_classifier(
-    folder: Path | str, model: TextClassifier, task_config: dict[str, Any], precision: str, tokenizer: Tokenizer
-) -> None:
-    """Write the classifier's folder: see `pipeline.model.weights`. It predicts in `precision` from then on."""
-    config = {"model": model.body.config.to_dict(), "task": {**task_config, "precision": precision}}
-    save_checkpoint_folder(folder, named_weights(model), config, tokenizer)
-
-
 def load_classifier(folder: Path | str, device: str = "cpu") -> "Classifier":
-    """Read a folder that `save_classifier` wrote.
+    """Read a folder that `save_trained` wrote.
 
     Raises:
         HallmarkError: weights or tokenizer are not the ones that were saved, or it is no classifier.
     """
-    weights, config, tokenizer = read_weights(folder)
-    task = config.get("task", {})
-    if task.get("kind") != KIND:
-        raise HallmarkError(
-            f"this model's task is {task.get('kind')!r}, not {KIND!r}", where=str(Path(folder) / CONFIG)
-        )
+    weights, config, tokenizer = read_trained(folder, KIND)
+    task = config["task"]
     model = TextClassifier(ModelConfig.from_dict(config["model"]), len(task["labels"]), task["pooling"])
     load_weights(model, weights)
     return Classifier(model.to(device).eval(), tokenizer, task)

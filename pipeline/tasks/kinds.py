@@ -1,15 +1,17 @@
 """The kinds of downstream task, and what each of them gives to the training."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.tasks.batches import Batch, LengthBuckets
-from pipeline.tasks.classification import Classification
+from pipeline.tasks.classification import Classification, load_classifier
+from pipeline.tasks.token_classification import TokenClassification, load_token_labeller
 
 
 class TaskModel(Protocol):
@@ -27,7 +29,7 @@ class FinetuneTask(Protocol):
     facts: dict[str, Any]  # what was drawn, cut and counted; printed and recorded
     buckets: Any  # the lengths that batches come in
 
-    def model(self, config: ModelConfig) -> Any:
+    def model(self) -> Any:
         """A `TaskModel` with random weights."""
         ...
 
@@ -44,4 +46,20 @@ class FinetuneTask(Protocol):
         ...
 
 
-KINDS: dict[str, Callable[..., FinetuneTask]] = {"classification": Classification}
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of task gives to the stages.
+
+    Attributes:
+        prepare: makes a `FinetuneTask` of rows and settings.
+        load: reads the folder of a trained model, onto a device; it answers to `predict(texts)`.
+    """
+
+    prepare: Callable[..., FinetuneTask]
+    load: Callable[[Path | str, str], Any]
+
+
+KINDS = {
+    "classification": Kind(Classification, load_classifier),
+    "token_classification": Kind(TokenClassification, load_token_labeller),
+}

@@ -8,12 +8,10 @@ import pandas as pd
 from pipeline.common.errors import HallmarkError
 from pipeline.common.tables import read_table
 
-COLUMNS = ["id", "text", "label", "split", "group"]
-
 
 def read_rows(path: Path | str) -> pd.DataFrame:
-    """Read a task's table: id, text, label, split (train | validation | test), group."""
-    return read_table(path, columns=COLUMNS)
+    """Read a task's table: id, text, label (or spans, as JSON), split (train | validation | test), group."""
+    return read_table(path)
 
 
 def of_split(rows: pd.DataFrame, split: str, where: str) -> pd.DataFrame:

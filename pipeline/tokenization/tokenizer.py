@@ -220,6 +220,19 @@ class Tokenizer:
             raise
         return [encoding.ids for encoding in encodings]
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """The ids of each text, and where each token stands in it as (start, end), in characters.
+
+        Tokens that are parts of one character share its place; white space before a word may belong to its token.
+        """
+        try:
+            encodings = self._inner.encode_batch(texts, add_special_tokens=False)
+        except TypeError:
+            for place, text in enumerate(texts):
+                refuse_lone_surrogates(text, place)
+            raise
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens stand for none. Bytes that are no whole character become U+FFFD."""
         return self._inner.decode(list(ids), skip_special_tokens=True)

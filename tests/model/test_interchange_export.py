@@ -19,7 +19,8 @@ from pipeline.model.interchange.exporting import export_model
 from pipeline.model.interchange.importing import import_model
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import named_weights, save_checkpoint_folder
-from pipeline.tasks.classification import TextClassifier, load_classifier, save_classifier
+from pipeline.tasks.classification import TextClassifier, load_classifier
+from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_tokenizer
 from tests.model.published import SAMPLE, auto_tokenizer, publish
@@ -59,7 +60,7 @@ def make_classifier(folder: Path, preset: str, pooling: str, **parts: Any) -> No
     model = TextClassifier(config, len(LABELS), pooling)
     shake(model)
     task = {"kind": "classification", "labels": LABELS, "pooling": pooling, "max_tokens": MAX_TOKENS}
-    save_classifier(folder, model, task, "float32", tokenizer)
+    save_trained(folder, model, task, "float32", tokenizer)
 
 
 def make_language_model(folder: Path, **parts: Any) -> None:
@@ -122,7 +123,7 @@ def test_a_classifier_of_an_imported_model_reads_texts_as_it_was_trained(tmp_pat
     model = TextClassifier(ModelConfig.from_dict(described["model"]), len(LABELS), "first")
     shake(model)
     task = {"kind": "classification", "labels": LABELS, "pooling": "first", "max_tokens": MAX_TOKENS}
-    save_classifier(tmp_path / "ours", model, task, "float32", Tokenizer.load(tmp_path / "imported"))
+    save_trained(tmp_path / "ours", model, task, "float32", Tokenizer.load(tmp_path / "imported"))
     export_model(tmp_path / "ours", tmp_path / "exported")
     expected = load_classifier(tmp_path / "ours").predict_probabilities(TEXTS)
     np.testing.assert_allclose(stock_probabilities(tmp_path / "exported"), expected, atol=TOLERANCE)

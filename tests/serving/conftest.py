@@ -7,7 +7,8 @@ import torch
 
 from pipeline.common.params import Model
 from pipeline.model.config import derive_config
-from pipeline.tasks.classification import KIND, TextClassifier, save_classifier
+from pipeline.tasks.classification import KIND, TextClassifier
+from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.training import train_bpe
 
 LABELS = ["email", "logging", "语言"]
@@ -22,7 +23,7 @@ def make_classifier(folder: Path) -> Path:
     model = TextClassifier(config, len(LABELS), "mean")
     torch.nn.init.normal_(model.head.weight)  # so that not every text gets the same label
     task = {"kind": KIND, "labels": LABELS, "pooling": "mean", "max_tokens": 48}
-    save_classifier(folder, model, task, "float32", tokenizer)
+    save_trained(folder, model, task, "float32", tokenizer)
     return folder
 
 

@@ -27,9 +27,9 @@ from pipeline.tasks.classification import (
     encode_rows,
     load_classifier,
     pool,
-    save_classifier,
 )
 from pipeline.tasks.kinds import KINDS
+from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
 
@@ -61,7 +61,8 @@ def rows() -> pd.DataFrame:
 def make_task(rows: pd.DataFrame, tokenizer: Tokenizer, labels_per_class: int | None = None, **changes: Any):
     task = Task(path="labels.csv", labels_per_class=labels_per_class)
     settings = FINETUNE.model_copy(update=changes)
-    return Classification(rows, "table.parquet", tokenizer, task, settings, context_length=48, seed=1)
+    config = ModelConfig(tokenizer.vocab_size, 16, 2, 2, 24, 48, tied_embeddings=False, dropout=0.0)
+    return Classification(rows, "table.parquet", tokenizer, task, settings, config, seed=1)
 
 
 def random_classifier(config: ModelConfig, pooling: str = "mean", classes: int = 3) -> TextClassifier:
@@ -139,7 +140,7 @@ def test_the_task_counts_what_it_drew(rows: pd.DataFrame, tokenizer: Tokenizer) 
     assert task.facts["train_texts_cut"] > 0
     assert make_task(rows, tokenizer, labels_per_class=2).facts["train_texts"] == 6
     assert task.config == {"kind": "classification", "labels": sorted(WORDS), "pooling": "mean", "max_tokens": 40}
-    assert KINDS[task.config["kind"]] is Classification
+    assert KINDS[task.config["kind"]].prepare is Classification
 
 
 def test_batches_hold_the_right_label_of_each_text(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:
@@ -195,7 +196,7 @@ def test_more_tokens_than_the_context_are_refused_with_the_limit(rows: pd.DataFr
 @pytest.fixture
 def folder(tmp_path: Path, config: ModelConfig, tokenizer: Tokenizer, rows: pd.DataFrame) -> Path:
     task = make_task(rows, tokenizer)
-    save_classifier(tmp_path / "model", random_classifier(config), task.config, "float32", tokenizer)
+    save_trained(tmp_path / "model", random_classifier(config), task.config, "float32", tokenizer)
     return tmp_path / "model"
 
 
@@ -257,7 +258,7 @@ def test_no_text_and_an_empty_text(folder: Path) -> None:
 
 
 def test_the_same_model_is_always_the_same_bytes(folder: Path, tmp_path: Path, config, tokenizer, rows) -> None:
-    save_classifier(tmp_path / "b", random_classifier(config), make_task(rows, tokenizer).config, "float32", tokenizer)
+    save_trained(tmp_path / "b", random_classifier(config), make_task(rows, tokenizer).config, "float32", tokenizer)
     assert sha256_folder(folder) == sha256_folder(tmp_path / "b")
 
 

@@ -18,7 +18,8 @@ from pipeline.evaluation.comparison import Figures
 from pipeline.model.config import ModelConfig
 from pipeline.serving.package import write_package
 from pipeline.serving.save import save_pyfunc
-from pipeline.tasks.classification import TextClassifier, load_classifier, save_classifier
+from pipeline.tasks.classification import TextClassifier, load_classifier
+from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.training import train_bpe
 from pipeline.tracking import promotion
 from pipeline.tracking.mlflow_store import Store, open_store
@@ -208,7 +209,7 @@ def test_a_registered_version_answers_as_its_classifier_does(store: Store, tmp_p
         dropout=0.0,
     )
     task = {"kind": "classification", "labels": LABELS, "pooling": "mean", "max_tokens": 12}
-    save_classifier(tmp_path / "model", TextClassifier(config, 2, "mean"), task, "float32", tokenizer)
+    save_trained(tmp_path / "model", TextClassifier(config, 2, "mean"), task, "float32", tokenizer)
     package = write_package(tmp_path / "model", tmp_path / "package", ["ants"])
     save_pyfunc(package, tmp_path / "saved")
     version, _ = register_package(store, "library", package.folder, tmp_path / "saved", {})
