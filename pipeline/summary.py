@@ -11,10 +11,11 @@ from pipeline.common.layout import REPORT, metrics_file, stage_home
 from pipeline.common.params import load_params
 from pipeline.tracking.stage_key import decisive, locked_stages, stage_key
 
-HEADLINES = ("accuracy", "macro_f1")
+HEADLINES = {"accuracy": "accuracy", "micro_f1": "span F1", "macro_f1": "macro-F1"}
 BASELINES = {
     "scratch": "same net, not pretrained",
     "tfidf": "TF-IDF, log. regression",
+    "word_shapes": "word shapes, log. regression",
     "majority": "majority class",
 }
 BUILD = "dvc repro"
@@ -24,7 +25,8 @@ def summarize() -> dict[str, Any]:
     """Collect the figures of the build in the working directory.
 
     Returns:
-        "tasks": {TASK: {"accuracy", "macro_f1": {"value", "low", "high"}, "baselines": {NAME: the same two}}};
+        "tasks": {TASK: {"accuracy", "macro_f1": {"value", "low", "high"}, "baselines": {NAME: the same two}}}, with
+        "micro_f1" in place of "accuracy" where spans are labelled;
         "pretrain": {"bits_per_byte", "ngram_bits_per_byte", "tokens_per_second"};
         "stages": {STAGE: {"key", "seconds", "peak_memory_bytes"}}, in the order of `dvc.yaml`;
         "missing": the stages that were never built. A speed or time is None where the outputs were restored
@@ -84,9 +86,10 @@ def _metrics(stage: str) -> dict[str, Any]:
 
 def _task(task: str) -> dict[str, Any]:
     metrics = _metrics(f"evaluate@{task}")
-    found: dict[str, Any] = {headline: _interval(metrics[headline]) for headline in HEADLINES}
-    baselines = metrics["baselines"]
-    found["baselines"] = {name: {line: _interval(baselines[name][line]) for line in HEADLINES} for name in BASELINES}
+    headlines = [headline for headline in HEADLINES if headline in metrics]
+    found: dict[str, Any] = {headline: _interval(metrics[headline]) for headline in headlines}
+    baselines = {name: metrics["baselines"][name] for name in BASELINES if name in metrics["baselines"]}
+    found["baselines"] = {name: {line: _interval(row[line]) for line in headlines} for name, row in baselines.items()}
     return found
 
 
@@ -113,11 +116,12 @@ def _task_table(task: str, figures: dict[str, Any]) -> Any:
 
     table = Table(title=f"task {task}, test split", title_justify="left")
     table.add_column("model")
-    for headline in ("accuracy", "macro-F1"):
-        table.add_column(headline, justify="right")
-    rows = {"pretrained, fine-tuned": figures} | {BASELINES[name]: figures["baselines"][name] for name in BASELINES}
+    headlines = [headline for headline in HEADLINES if headline in figures]
+    for headline in headlines:
+        table.add_column(HEADLINES[headline], justify="right")
+    rows = {"pretrained, fine-tuned": figures} | {BASELINES[name]: row for name, row in figures["baselines"].items()}
     for name, row in rows.items():
-        table.add_row(name, *(_format_interval(row[headline]) for headline in HEADLINES))
+        table.add_row(name, *(_format_interval(row[headline]) for headline in headlines))
     return table
 
 

@@ -1,6 +1,5 @@
 """A fine-tuned classifier on the test split, beside its baselines."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pandas as pd
 from pipeline.common.params import Evaluate, Task
 from pipeline.evaluation.baselines import majority_label, predict_tfidf
 from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.intervals import bootstrap_intervals
 from pipeline.tasks.classification import Classifier, known_labels
 from pipeline.tasks.metrics import class_numbers, classification_metrics
@@ -16,15 +16,6 @@ from pipeline.tasks.rows import draw_labels, of_split
 
 HEADLINES = ("accuracy", "macro_f1")
 BASELINES = ("majority", "tfidf", "scratch")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the stage `evaluate` writes."""
-
-    metrics: dict[str, Any]
-    predictions: pd.DataFrame  # id, label, predicted, p_LABEL per class, and one column per baseline
-    confusion: pd.DataFrame  # label, predicted: one row per test text, as DVC's template counts them
 
 
 def evaluate_classification(
@@ -118,3 +109,8 @@ def _baseline(
         "lead_macro_f1": {"value": lead.value, "low": lead.low, "high": lead.high},
         "p_value_accuracy": compared.accuracy_p_value,
     }
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    figure = metrics["macro_f1"]
+    return f"macro-F1 {figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"

@@ -9,6 +9,7 @@ Same model, same bytes: the hash is the model's identity in every registry.
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ class Package:
     Attributes:
         folder: where it lies.
         hash: sha256 over the names and hashes of its files.
-        labels: the classes, in the order of the probabilities.
+        kind: of task.
+        labels: the classes, in the order of the probabilities; or those of spans.
     """
 
     folder: Path
     hash: str
+    kind: str
     labels: tuple[str, ...]
 
     @property
@@ -48,7 +51,7 @@ def write_package(model: Path | str, folder: Path | str, examples: list[str]) ->
     """Make the package of a fine-tuned model; the manifest comes last, so that a torn package has none.
 
     Args:
-        model: folder of the fine-tuned classifier, as `save_checkpoint_folder` wrote it.
+        model: folder of the fine-tuned model, as `save_checkpoint_folder` wrote it.
         folder: where the package goes; what lay there is replaced.
         examples: texts of the input example.
 
@@ -62,12 +65,12 @@ def write_package(model: Path | str, folder: Path | str, examples: list[str]) ->
     for name in MODEL_FILES:
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(model / name, temporary)
-    labels = _labels(folder)
-    write_json(folder / SIGNATURE, _signature(labels))
+    kind, labels = _task(folder)
+    write_json(folder / SIGNATURE, _signature(kind, labels))
     write_json(folder / INPUT_EXAMPLE, {"inputs": examples})
     files = {name: sha256_file(folder / name) for name in (*MODEL_FILES, SIGNATURE, INPUT_EXAMPLE)}
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files, "hash": sha256_json(files)})
-    return Package(folder, sha256_json(files), labels)
+    return Package(folder, sha256_json(files), kind, labels)
 
 
 def read_package(folder: Path | str) -> Package:
@@ -90,19 +93,35 @@ def read_package(folder: Path | str) -> Package:
             where=str(folder),
             fix=f"dvc checkout --force {folder.as_posix()}",
         )
-    return Package(folder, manifest["hash"], _labels(folder))
+    return Package(folder, manifest["hash"], *_task(folder))
 
 
-def _labels(folder: Path) -> tuple[str, ...]:
-    return tuple(read_json(folder / "config.json")["task"]["labels"])
+def _task(folder: Path) -> tuple[str, tuple[str, ...]]:
+    task = read_json(folder / "config.json")["task"]
+    return task["kind"], tuple(task["labels"])
 
 
-def _signature(labels: tuple[str, ...]) -> dict[str, Any]:
+def _signature(kind: str, labels: tuple[str, ...]) -> dict[str, Any]:
     """What a request holds and an answer gives, readable without any library."""
-    return {
-        "inputs": [{"type": "string"}],
-        "outputs": [
-            {"name": "label", "type": "string", "one_of": list(labels)},
-            {"name": "probabilities", "type": "map of label to number"},
-        ],
-    }
+    return {"inputs": [{"type": "string"}], "outputs": OUTPUTS[kind](list(labels))}
+
+
+OUTPUTS: dict[str, Callable[[list[str]], list[dict[str, Any]]]] = {
+    "classification": lambda labels: [
+        {"name": "label", "type": "string", "one_of": labels},
+        {"name": "probabilities", "type": "map of label to number"},
+    ],
+    "token_classification": lambda labels: [
+        {
+            "name": "spans",
+            "type": "list",
+            "of": [
+                {"name": "start", "type": "integer"},
+                {"name": "end", "type": "integer"},
+                {"name": "label", "type": "string", "one_of": labels},
+                {"name": "text", "type": "string"},
+                {"name": "score", "type": "number"},
+            ],
+        }
+    ],
+}

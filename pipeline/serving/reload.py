@@ -21,11 +21,11 @@ def predict_in_fresh_process(saved: Path, texts: list[str], device: str | None =
 
     Args:
         saved: folder of an MLflow model.
-        texts: what to classify.
+        texts: what to ask about.
         device: cpu or cuda; None leaves it to the model.
 
     Returns:
-        For each text {"label": str, "probabilities": {label: float}}.
+        For each text an answer as JSON has it: see the served file of the kind of task.
 
     Raises:
         RuntimeError: the process failed; carries what it printed last.

@@ -14,8 +14,9 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow.pyfunc  # noqa: E402 - it reads the environment when it is imported
 
-from pipeline.serving import pyfunc_model  # noqa: E402 - it imports MLflow
+from pipeline.serving import pyfunc_model, pyfunc_spans  # noqa: E402 - they import MLflow
 
+SERVED = {"classification": pyfunc_model, "token_classification": pyfunc_spans}  # what answers, by kind of task
 ROOMS = Path(__file__).resolve().parents[1]
 SERVED_ROOMS = ("common", "model", "serving", "tasks", "tokenization")  # what the served model imports
 REQUIREMENTS = (
@@ -26,7 +27,7 @@ REQUIREMENTS = (
 def save_pyfunc(package: Package | Path, folder: Path) -> None:
     """Write `package` as an MLflow model that `mlflow.pyfunc.load_model` and `mlflow models serve` take.
 
-    MLflow reads the signature from the type hints of `pyfunc_model.py`.
+    MLflow reads the signature from the type hints of the served file.
 
     Args:
         package: what `write_package` made.
@@ -36,7 +37,7 @@ def save_pyfunc(package: Package | Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hallmark-code-") as code:
         mlflow.pyfunc.save_model(
             path=str(folder),
-            python_model=pyfunc_model.__file__,
+            python_model=SERVED[package.kind].__file__,
             artifacts={"package": str(package.folder.resolve())},
             code_paths=[str(_copy_code(Path(code)))],
             input_example=package.input_example,

@@ -11,8 +11,8 @@ def main(stage: Stage) -> None:
 
     from pipeline.common.files import write_text
     from pipeline.common.tables import write_table
-    from pipeline.evaluation.classification import evaluate_classification
-    from pipeline.tasks.classification import load_classifier
+    from pipeline.evaluation.kinds import EVALUATIONS
+    from pipeline.tasks.kinds import KINDS
     from pipeline.tasks.rows import read_rows
     from pipeline.training.runtime import choose_device
 
@@ -20,11 +20,12 @@ def main(stage: Stage) -> None:
     torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` would import the compiler: 2 s
     stage.announce({"device": reason})
     name, table = stage.task_name, clean_task(stage.task_name)
-    evaluation = evaluate_classification(
+    load, kind = KINDS[stage.task.kind].load, EVALUATIONS[stage.task.kind]
+    evaluation = kind.evaluate(
         read_rows(table),
         str(table),
-        load_classifier(FINETUNED / name, device.type),
-        load_classifier(SCRATCH_ARM / name, device.type),
+        load(FINETUNED / name, device.type),
+        load(SCRATCH_ARM / name, device.type),
         task=stage.task,
         settings=stage.params.evaluate,
         seed=stage.params.seed,
@@ -32,8 +33,7 @@ def main(stage: Stage) -> None:
     write_table(PREDICTIONS / f"{name}.parquet", evaluation.predictions)
     write_text(PLOTS / name / "confusion.csv", evaluation.confusion.to_csv(index=False, lineterminator="\n"))
     stage.write_metrics(evaluation.metrics)
-    macro_f1 = evaluation.metrics["macro_f1"]
-    print(f"{stage.name}  macro-F1 {macro_f1['value']:.3f} ({macro_f1['low']:.3f} to {macro_f1['high']:.3f})")
+    print(f"{stage.name}  {kind.headline(evaluation.metrics)}")
 
 
 if __name__ == "__main__":

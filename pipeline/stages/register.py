@@ -1,5 +1,6 @@
 """Stage `register@TASK`: the fine-tuned model as a package that proves itself, and a version in the registry."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -33,9 +34,9 @@ def main(stage: Stage) -> None:
     saved = stage.scratch / "model"
     shutil.rmtree(saved, ignore_errors=True)
     save_pyfunc(package, saved)
-    difference = compare(
-        predictions, predict_in_fresh_process(saved, texts), where=str(PREDICTIONS / f"{task}.parquet")
-    )
+    compare = COMPARISONS[stage.task.kind]
+    answers = predict_in_fresh_process(saved, texts)
+    difference = compare(predictions, answers, where=str(PREDICTIONS / f"{task}.parquet"))
     stage.announce(
         {
             "package_hash": package.hash,
@@ -48,7 +49,7 @@ def main(stage: Stage) -> None:
     shutil.rmtree(stage.scratch)
 
 
-def compare(predictions: "pd.DataFrame", answers: list[dict[str, Any]], where: str) -> float:
+def compare_labels(predictions: "pd.DataFrame", answers: list[dict[str, Any]], where: str) -> float:
     """The largest difference between a probability of `evaluate` and of the reloaded model.
 
     Args:
@@ -66,15 +67,41 @@ def compare(predictions: "pd.DataFrame", answers: list[dict[str, Any]], where: s
         for (_, row), answer in zip(predictions.iterrows(), answers, strict=True)
         for label, value in answer["probabilities"].items()
     )
-    if other or largest > TOLERANCE:
-        first = f"; first: {', '.join(map(str, other[:5]))}" if other else ""
-        raise HallmarkError(
-            f"the reloaded model does not predict what `evaluate` predicted: {len(other)} of {len(labels)} labels "
-            f"differ, probabilities by up to {largest:.1e}{first}",
-            where=where,
-            fix="were they made on another machine or device? then: dvc repro --force-downstream evaluate@TASK",
-        )
+    refuse_difference(other, len(labels), largest, where)
     return float(largest)
+
+
+def compare_spans(predictions: "pd.DataFrame", answers: list[dict[str, Any]], where: str) -> float:
+    """The largest difference between a span's score of `evaluate` and of the reloaded model.
+
+    Args, raises: as `compare_labels`, with other spans for any row.
+    """
+    other, largest = [], 0.0
+    for row, answer in zip(predictions.to_dict("records"), answers, strict=True):
+        found = [{name: span[name] for name in ("start", "end", "label")} for span in answer["spans"]]
+        if found != json.loads(row["predicted"]):
+            other.append(row["id"])
+            continue
+        scores = [span["score"] for span in answer["spans"]]
+        largest = max([largest, *(abs(a - b) for a, b in zip(row["scores"], scores, strict=True))])
+    refuse_difference(other, len(answers), largest, where)
+    return float(largest)
+
+
+def refuse_difference(other: list[Any], rows: int, largest: float, where: str) -> None:
+    """Raise a `HallmarkError` if there are `other` rows, or a probability differs by more than the tolerance."""
+    if not other and largest <= TOLERANCE:
+        return
+    first = f"; first: {', '.join(map(str, other[:5]))}" if other else ""
+    raise HallmarkError(
+        f"the reloaded model does not predict what `evaluate` predicted: {len(other)} of {rows} labels "
+        f"differ, probabilities by up to {largest:.1e}{first}",
+        where=where,
+        fix="were they made on another machine or device? then: dvc repro --force-downstream evaluate@TASK",
+    )
+
+
+COMPARISONS = {"classification": compare_labels, "token_classification": compare_spans}
 
 
 def register(stage: Stage, saved: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.common.spans import Span
 from pipeline.tasks.metrics import Figures, per_class_figures
 
 HITS, TRUE, PREDICTED = range(3)
+NOTHING = "(none)"
 
 
 def count_spans(truth: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]], labels: Sequence[str]) -> Any:
@@ -50,6 +51,15 @@ def span_figures(counts_S3C: np.ndarray) -> Figures:
         figures[f"macro_{name}"] = _mean(values_SC, occurs_SC)
         figures[f"weighted_{name}"] = _mean(values_SC, counts[TRUE].astype(np.float64))
     return figures
+
+
+def pair_spans(truth: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]]) -> list[tuple[str, str]]:
+    """(true label, predicted label) of all offsets that are true or predicted; `(none)` where one is missing."""
+    pairs = []
+    for right, found in zip(truth, predicted, strict=True):
+        true, guessed = ({(span.start, span.end): span.label for span in spans} for spans in (right, found))
+        pairs += [(true.get(place, NOTHING), guessed.get(place, NOTHING)) for place in sorted({*true, *guessed})]
+    return pairs
 
 
 def _mean(values_SC: np.ndarray, weights_SC: np.ndarray) -> np.ndarray:

@@ -112,6 +112,12 @@ def promote(task: str, *, store: Store | None = None, predict: Predict | None = 
         HallmarkError: unknown task, no challenger, no test split, or a registry that is away.
     """
     params = _checked_params(task)
+    if (kind := params.tasks[task].kind) != "classification":
+        raise HallmarkError(
+            f"versions of kind {kind} cannot be compared yet, only classifiers",
+            where=f"params.yaml: tasks.{task}.kind",
+            fix=f"set the alias {CHAMPION} of {model_name(task)} by hand: hallmark ui",
+        )
     store = store or open_store()
     with _tracker_errors(store), _one_at_a_time():
         challenger, champion = _versions(store, task)

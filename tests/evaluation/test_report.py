@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.files import sha256_folder
 from pipeline.evaluation.report.charts import Bar, Line, interval_chart, line_chart, ticks
-from pipeline.evaluation.report.findings import bars, confusions, result_rows, verdicts, worst_mistakes
+from pipeline.evaluation.report.findings import CLASSIFICATION, bars, confusions, result_rows, verdicts, worst_mistakes
 from pipeline.evaluation.report.page import code, markdown, write_report
 
 EVIL = "</pre><script>alert('x')</script> & | `code` *bold* [link](http://x)"
@@ -66,6 +66,9 @@ def make_facts() -> dict[str, Any]:
     curve = [(1, 0.5), (2, 0.7)]
     task = {
         "name": "kind",
+        "kind": "classification",
+        "headlines": CLASSIFICATION.headlines,
+        "learned": CLASSIFICATION.learned,
         "metrics": metrics,
         "training": {
             "best_epoch": 2,

@@ -75,7 +75,19 @@ def test_a_model_that_predicts_otherwise_is_refused() -> None:
         {"label": "a", "probabilities": {"a": 0.9, "b": 0.1}},
         {"label": "b", "probabilities": {"a": 0.4, "b": 0.6}},
     ]
-    assert register.compare(predictions, answers, "predictions/t.parquet") == 0
+    assert register.compare_labels(predictions, answers, "predictions/t.parquet") == 0
     answers[1] = {"label": "a", "probabilities": {"a": 0.7, "b": 0.3}}
     with pytest.raises(HallmarkError, match=r"1 of 2 labels differ, probabilities by up to 3\.0e-01; first: y"):
-        register.compare(predictions, answers, "predictions/t.parquet")
+        register.compare_labels(predictions, answers, "predictions/t.parquet")
+
+
+def test_other_spans_than_those_of_evaluate_are_refused() -> None:
+    spans = '[{"start": 0, "end": 4, "label": "a"}]'
+    predictions = pd.DataFrame({"id": ["x", "y"], "predicted": [spans, "[]"], "scores": [[0.5], []]})
+    found = {"start": 0, "end": 4, "label": "a", "text": "Rome", "score": 0.5}
+    answers: list[dict[str, Any]] = [{"spans": [found]}, {"spans": []}]
+    assert register.compare_spans(predictions, answers, "predictions/t.parquet") == 0
+    with pytest.raises(HallmarkError, match=r"0 of 2 labels differ, probabilities by up to 1\.0e-01"):
+        register.compare_spans(predictions, [{"spans": [found | {"score": 0.6}]}, answers[1]], "predictions/t.parquet")
+    with pytest.raises(HallmarkError, match=r"1 of 2 labels differ.*first: x"):
+        register.compare_spans(predictions, [{"spans": [found | {"end": 3}]}, answers[1]], "predictions/t.parquet")

@@ -19,10 +19,12 @@ from pipeline.common.layout import (
 )
 from pipeline.common.params import Params, Task
 from pipeline.common.tables import read_table
-from pipeline.evaluation.report.findings import bars, confusions, result_rows, verdicts, worst_mistakes
+from pipeline.evaluation.report.findings import WORDS, bars, confusions, result_rows, verdicts, worst_mistakes
 from pipeline.evaluation.report.samples import write_samples
+from pipeline.evaluation.report.span_findings import span_counts, span_pairs, worst_spans
 from pipeline.model.weights import read_config
 from pipeline.tasks.rows import draw_labels, read_rows
+from pipeline.tasks.span_metrics import NOTHING
 
 CURVE = "metrics.jsonl"
 SPLITS = ("train", "validation", "test")
@@ -53,25 +55,35 @@ def gather_facts(params: Params, key: str) -> dict[str, Any]:
 
 
 def task_facts(name: str, task: Task, params: Params) -> dict[str, Any]:
-    metrics = read_json(metrics_file(f"evaluate@{name}"))
-    predictions = read_table(PREDICTIONS / f"{name}.parquet")
-    rows = read_rows(clean_task(name))
+    metrics, words = read_json(metrics_file(f"evaluate@{name}")), WORDS[task.kind]
     classes = read_config(FINETUNED / name)["task"]["labels"]
+    found = FINDINGS[task.kind](read_table(PREDICTIONS / f"{name}.parquet"), read_rows(clean_task(name)), classes)
     return {
         "name": name,
+        "kind": task.kind,
+        "headlines": words.headlines,
+        "learned": words.learned,
         "metrics": metrics,
         "training": read_json(metrics_file(f"finetune@{name}")),
-        "verdicts": verdicts(metrics, params.evaluate.confidence),
-        "bars": {headline: bars(metrics, headline) for headline in ("macro_f1", "accuracy")},
-        "results": result_rows(metrics),
-        "labels": label_counts(rows, classes, task, params.seed),
-        "confusions": confusions(predictions, classes),
-        "mistakes": worst_mistakes(predictions, rows),
+        "verdicts": verdicts(metrics, params.evaluate.confidence, words),
+        "bars": {headline: bars(metrics, headline, words) for headline in words.headlines},
+        "results": result_rows(metrics, words),
+        "labels": COUNTS[task.kind](read_rows(clean_task(name)), classes, task, params.seed),
+        **found,
         "curves": {
-            "finetune": validation_curve(FINETUNED / name, "macro_f1"),
-            "scratch": validation_curve(SCRATCH_ARM / name, "macro_f1"),
+            "finetune": validation_curve(FINETUNED / name, words.learned),
+            "scratch": validation_curve(SCRATCH_ARM / name, words.learned),
         },
     }
+
+
+def class_findings(predictions: pd.DataFrame, rows: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
+    return {"confusions": confusions(predictions, classes), "mistakes": worst_mistakes(predictions, rows)}
+
+
+def span_findings(predictions: pd.DataFrame, rows: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
+    pairs = confusions(span_pairs(predictions), [*classes, NOTHING])
+    return {"confusions": pairs, "mistakes": worst_spans(predictions, rows)}
 
 
 def label_counts(rows: pd.DataFrame, classes: list[str], task: Task, seed: int) -> list[dict[str, Any]]:
@@ -83,6 +95,10 @@ def label_counts(rows: pd.DataFrame, classes: list[str], task: Task, seed: int) 
         {"label": label, "used": int(used.get(label, 0)), **dict(zip(SPLITS, row, strict=True))}
         for label, row in zip(classes, counts.to_numpy().tolist(), strict=True)
     ]
+
+
+FINDINGS = {"classification": class_findings, "token_classification": span_findings}
+COUNTS = {"classification": label_counts, "token_classification": span_counts}
 
 
 def pretrain_facts() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the figures of a task say, in plain sentences, and the mistakes to learn from."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -7,22 +8,55 @@ import pandas as pd
 from pipeline.evaluation.report.charts import Bar
 
 MODEL = "pretrained, fine-tuned"
-BASELINES = {
-    "scratch": "same network, random weights",
-    "tfidf": "TF-IDF + logistic regression",
-    "majority": "majority class",
-}
-HEADLINES = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
+SCRATCH = "same network, random weights"
+
+
+@dataclass(frozen=True)
+class Words:
+    """How the page speaks of a kind of task.
+
+    Attributes:
+        headlines: its figures with intervals, the leading one first.
+        baselines: by their keys in the metrics.
+        rival: the key of the baseline that the model should beat, how it is called, and in full.
+        learned: the figure on validation that training follows.
+    """
+
+    headlines: dict[str, str]
+    baselines: dict[str, str]
+    rival: tuple[str, str, str]
+    learned: str
+
+    @property
+    def lead(self) -> str:
+        return next(iter(self.headlines))
+
+
+CLASSIFICATION = Words(
+    {"macro_f1": "macro-F1", "accuracy": "accuracy"},
+    {"scratch": SCRATCH, "tfidf": "TF-IDF + logistic regression", "majority": "majority class"},
+    ("tfidf", "TF-IDF", "TF-IDF with logistic regression on the same labels"),
+    "macro_f1",
+)
+TOKEN_CLASSIFICATION = Words(
+    {"micro_f1": "span F1", "macro_f1": "macro-F1"},
+    {"scratch": SCRATCH, "word_shapes": "word shapes + logistic regression"},
+    ("word_shapes", "logistic regression", "logistic regression on word shapes and the same labels"),
+    "micro_f1",
+)
+WORDS = {"classification": CLASSIFICATION, "token_classification": TOKEN_CLASSIFICATION}
 WORST, CONFUSIONS, SHOWN_CHARACTERS = 8, 10, 600
 
 
-def verdicts(metrics: dict[str, Any], confidence: float) -> list[dict[str, str]]:
+def verdicts(metrics: dict[str, Any], confidence: float, words: Words = CLASSIFICATION) -> list[dict[str, str]]:
     """Whether pretraining, and the model as a whole, was shown to help: {"tone": good | bad | open, "sentence"}."""
+    rival, name, in_full = words.rival
     return [
         _verdict(
             metrics,
             "scratch",
             confidence,
+            words,
             good="Pretraining helped",
             bad="Pretraining hurt",
             open_="Pretraining was not shown to help",
@@ -30,25 +64,35 @@ def verdicts(metrics: dict[str, Any], confidence: float) -> list[dict[str, str]]
         ),
         _verdict(
             metrics,
-            "tfidf",
+            rival,
             confidence,
-            good="The model beats TF-IDF",
-            bad="TF-IDF beats the model",
-            open_="The model was not shown to beat TF-IDF",
-            other="TF-IDF with logistic regression on the same labels",
+            words,
+            good=f"The model beats {name}",
+            bad=f"{name[0].upper()}{name[1:]} beats the model",
+            open_=f"The model was not shown to beat {name}",
+            other=in_full,
         ),
     ]
 
 
 def _verdict(
-    metrics: dict[str, Any], baseline: str, confidence: float, *, good: str, bad: str, open_: str, other: str
+    metrics: dict[str, Any],
+    baseline: str,
+    confidence: float,
+    words: Words,
+    *,
+    good: str,
+    bad: str,
+    open_: str,
+    other: str,
 ) -> dict[str, str]:
-    lead = metrics["baselines"][baseline]["lead_macro_f1"]
-    own, theirs = metrics["macro_f1"], metrics["baselines"][baseline]["macro_f1"]
+    lead = metrics["baselines"][baseline][f"lead_{words.lead}"]
+    own, theirs = metrics[words.lead], metrics["baselines"][baseline][words.lead]
     apart = own["low"] > theirs["high"] or own["high"] < theirs["low"]
     interval = f"{100 * confidence:g} % interval {lead['low']:+.3f} to {lead['high']:+.3f}"
     figures = (
-        f"the fine-tuned model's macro-F1 differs by {lead['value']:+.3f} from that of {other} ({interval}, paired)"
+        f"the fine-tuned model's {words.headlines[words.lead]} differs by {lead['value']:+.3f} from that of {other} "
+        f"({interval}, paired)"
     )
     if lead["low"] > 0:
         tone, claim = "good", good
@@ -61,18 +105,19 @@ def _verdict(
     return {"tone": tone, "sentence": f"{claim}: {figures}. {own_words}"}
 
 
-def bars(metrics: dict[str, Any], headline: str) -> list[Bar]:
+def bars(metrics: dict[str, Any], headline: str, words: Words = CLASSIFICATION) -> list[Bar]:
     """The model's figure and those of its baselines, each with its interval."""
-    rows = {MODEL: metrics} | {name: metrics["baselines"][key] for key, name in BASELINES.items()}
+    rows = {MODEL: metrics} | {name: metrics["baselines"][key] for key, name in words.baselines.items()}
     return [Bar(name, **{part: row[headline][part] for part in ("value", "low", "high")}) for name, row in rows.items()]
 
 
-def result_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+def result_rows(metrics: dict[str, Any], words: Words = CLASSIFICATION) -> list[dict[str, Any]]:
     """One row per model: its headline figures, and by how much the fine-tuned model leads it."""
-    rows = [{"name": MODEL, "lead": None, **{key: metrics[key] for key in HEADLINES}}]
-    for key, name in BASELINES.items():
+    rows = [{"name": MODEL, "lead": None, **{key: metrics[key] for key in words.headlines}}]
+    for key, name in words.baselines.items():
         found = metrics["baselines"][key]
-        rows.append({"name": name, "lead": found["lead_macro_f1"], **{line: found[line] for line in HEADLINES}})
+        lead = found[f"lead_{words.lead}"]
+        rows.append({"name": name, "lead": lead, **{line: found[line] for line in words.headlines}})
     return rows
 
 

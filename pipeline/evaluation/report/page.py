@@ -9,11 +9,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.common.files import write_text
 from pipeline.evaluation.report.charts import Line, interval_chart, line_chart
-from pipeline.evaluation.report.findings import HEADLINES, MODEL
+from pipeline.evaluation.report.findings import MODEL, SCRATCH
 
 HERE = Path(__file__).parent
 HTML_PAGE, MARKDOWN_PAGE = "index.html", "report.md"
-ARMS = {"finetune": MODEL, "scratch": "same network, random weights"}
+ARMS = {"finetune": MODEL, "scratch": SCRATCH}
 
 
 def write_report(folder: Path, facts: dict[str, Any]) -> None:
@@ -33,7 +33,7 @@ def write_report(folder: Path, facts: dict[str, Any]) -> None:
     style = (HERE / "report.css").read_text(encoding="utf-8")
     for page in (HTML_PAGE, MARKDOWN_PAGE):
         source = templates.get_template(f"{page}.jinja")
-        write_text(folder / page, source.render(**facts, charts=charts, style=style, headlines=HEADLINES))
+        write_text(folder / page, source.render(**facts, charts=charts, style=style))
 
 
 def make_environment() -> Environment:
@@ -50,6 +50,7 @@ def make_environment() -> Environment:
         "interval": interval,
         "signed": signed,
         "md": markdown,
+        "upper_first": upper_first,
         "code": code,
         "bytes": readable_bytes,
     }
@@ -71,13 +72,13 @@ def draw_charts(facts: dict[str, Any]) -> dict[str, str]:
             [five_gram],
         )
     for task in facts["tasks"]:
-        for headline, label in HEADLINES.items():
+        for headline, label in task["headlines"].items():
             title = f"Test {label} of {task['name']}, with intervals"
             charts[f"{task['name']}-{headline}"] = interval_chart(title, task["bars"][headline])
         charts[f"{task['name']}-curves"] = line_chart(
-            f"Validation macro-F1 of {task['name']}",
+            f"Validation {task['headlines'][task['learned']]} of {task['name']}",
             "step",
-            "macro-F1",
+            task["headlines"][task["learned"]],
             [Line(ARMS[arm], points) for arm, points in task["curves"].items()],
         )
     return charts
@@ -92,7 +93,7 @@ def curve_tables(facts: dict[str, Any]) -> Mapping[str, tuple[Sequence[str], Seq
     }
     for task in facts["tasks"]:
         for arm, points in task["curves"].items():
-            tables[f"tasks/{task['name']}_{arm}"] = (("step", "macro_f1"), points)
+            tables[f"tasks/{task['name']}_{arm}"] = (("step", task["learned"]), points)
     return tables
 
 
@@ -104,6 +105,10 @@ def signed(figure: Mapping[str, float] | None) -> str:
     if figure is None:
         return ""
     return f"{figure['value']:+.3f} ({figure['low']:+.3f} to {figure['high']:+.3f})"
+
+
+def upper_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def readable_bytes(count: float) -> str:
