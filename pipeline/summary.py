@@ -15,7 +15,7 @@ HEADLINES = {"accuracy": "accuracy", "micro_f1": "span F1", "macro_f1": "macro-F
 BASELINES = {
     "scratch": "same net, not pretrained",
     "tfidf": "TF-IDF, log. regression",
-    "word_shapes": "word shapes, log. regression",
+    "word_shapes": "word shapes, log. regr.",
     "majority": "majority class",
 }
 BUILD = "dvc repro"

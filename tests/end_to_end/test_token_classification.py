@@ -60,10 +60,10 @@ def test_a_second_task_of_labelled_spans_is_built_to_its_package(built_project: 
     assert "span F1" in page
     assert "word shapes + logistic regression" in page
     curve = (toy.root / "report/curves/tasks/names_finetune.csv").read_text().splitlines()
-    assert curve[0] == "step,micro_f1"
+    assert curve[0] == "step,macro_f1"
     summary = json.loads(toy.hallmark("summary", "--json").stdout)
     assert summary["tasks"]["names"]["micro_f1"] == {
         part: metrics["micro_f1"][part] for part in ("value", "low", "high")
     }
     assert summary["tasks"]["package"]["accuracy"]
-    assert toy.run("dvc", "plots", "show", "--json", check=False).returncode == 0
+    assert '"errors"' not in toy.run("dvc", "plots", "show", "--json").stdout

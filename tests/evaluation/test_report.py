@@ -84,6 +84,7 @@ def make_facts() -> dict[str, Any]:
         "confusions": confusions(predictions(), CLASSES),
         "mistakes": worst_mistakes(predictions(), texts),
         "curves": {"finetune": curve, "scratch": curve},
+        "macro_f1": {"finetune": curve, "scratch": curve},
     }
     table = {"rows": 9, "characters": 99, "splits": {"train": 5, "validation": 4}}
     counts = {"rows": 9, "kept": 7, "quarantined": 2, "duplicates": 0, "rejected": 0}

@@ -74,6 +74,10 @@ def task_facts(name: str, task: Task, params: Params) -> dict[str, Any]:
             "finetune": validation_curve(FINETUNED / name, words.learned),
             "scratch": validation_curve(SCRATCH_ARM / name, words.learned),
         },
+        "macro_f1": {  # the column that all kinds share, for `dvc plots`
+            "finetune": validation_curve(FINETUNED / name, "macro_f1"),
+            "scratch": validation_curve(SCRATCH_ARM / name, "macro_f1"),
+        },
     }
 
 

@@ -92,8 +92,8 @@ def curve_tables(facts: dict[str, Any]) -> Mapping[str, tuple[Sequence[str], Seq
         "pretrain/bits": (("step", "bits_per_byte"), facts["pretrain"]["bits"]),
     }
     for task in facts["tasks"]:
-        for arm, points in task["curves"].items():
-            tables[f"tasks/{task['name']}_{arm}"] = (("step", task["learned"]), points)
+        for arm, points in task["macro_f1"].items():
+            tables[f"tasks/{task['name']}_{arm}"] = (("step", "macro_f1"), points)
     return tables
 
 
