@@ -16,9 +16,9 @@ from pipeline.tasks.classification import (
     classification_loss,
     distance_to_teacher,
     load_classifier,
-    save_classifier,
 )
 from pipeline.tasks.distillation import take_teacher
+from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
 from tests.tasks.test_classification import WORDS, config, make_task, random_classifier, rows, tokenizer
@@ -67,7 +67,7 @@ def teacher(tmp_path: Path, config: ModelConfig) -> Path:
     other = train_bpe([text * 9 for text in WORDS.values()], 300)
     model = random_classifier(replace(config, vocab_size=other.vocab_size, hidden_size=24, num_layers=1))
     task = {"kind": "classification", "labels": sorted(WORDS)[::-1], "pooling": "mean", "max_tokens": 30}
-    save_classifier(tmp_path / "teacher", model, task, "float32", other)
+    save_trained(tmp_path / "teacher", model, task, "float32", other)
     return tmp_path / "teacher"
 
 
