@@ -51,6 +51,11 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more test process than cores: those that wait for servers leave theirs idle."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Of several test processes, the first has the toy built at once: later, all others would wait for it."""
     needed = any("built_project" in getattr(item, "fixturenames", ()) for item in session.items)
