@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.spans import Span
@@ -42,6 +43,7 @@ def quotient(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
+@settings(deadline=None)
 @given(SENTENCES)
 def test_figures_are_those_of_their_definition(sentences: list[list[tuple[str, str]]]) -> None:
     truth = [spans_of(mend([pair[0] for pair in sentence])) for sentence in sentences]
@@ -66,9 +68,14 @@ def test_figures_are_those_of_their_definition(sentences: list[list[tuple[str, s
     assert found["f1"]["macro"] == pytest.approx(sum(each) / max(len(each), 1), abs=1e-12)
 
 
-@given(SENTENCES)
-def test_figures_are_seqevals_in_its_strict_mode(sentences: list[list[tuple[str, str]]]) -> None:
-    strict, scheme = pytest.importorskip("seqeval.metrics.v1"), pytest.importorskip("seqeval.scheme")
+@pytest.fixture(scope="module")
+def seqeval() -> Any:
+    return pytest.importorskip("seqeval.metrics.v1")
+
+
+@settings(deadline=None)
+@given(sentences=SENTENCES)
+def test_figures_are_seqevals_in_its_strict_mode(seqeval: Any, sentences: list[list[tuple[str, str]]]) -> None:
     truth = [mend([pair[0] for pair in sentence]) for sentence in sentences]
     predicted = [mend([pair[1] for pair in sentence]) for sentence in sentences]
     counts = count_spans([spans_of(tags) for tags in truth], [spans_of(tags) for tags in predicted], LABELS)
@@ -78,8 +85,8 @@ def test_figures_are_seqevals_in_its_strict_mode(sentences: list[list[tuple[str,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for how in ("micro", "macro", "weighted"):
-            theirs = strict.precision_recall_fscore_support(
-                truth, predicted, average=how, scheme=scheme.IOB2, zero_division=0
+            theirs = seqeval.precision_recall_fscore_support(
+                truth, predicted, average=how, scheme=pytest.importorskip("seqeval.scheme").IOB2, zero_division=0
             )
             for name, value in zip(("precision", "recall", "f1"), theirs, strict=False):
                 assert found[name][how] == pytest.approx(float(value), abs=1e-9)

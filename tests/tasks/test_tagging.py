@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.spans import Span
@@ -77,6 +77,7 @@ def is_valid(tags: tuple[int, ...], joined: np.ndarray) -> bool:
     return True
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 2))
 def test_decoding_finds_the_best_of_all_valid_sequences(seed: int, steps: int, labels: int) -> None:
     generator = np.random.default_rng(seed)
@@ -91,6 +92,7 @@ def test_a_text_without_tokens_has_no_tags() -> None:
     assert best_tags(np.zeros((0, 3)), np.zeros(0, dtype=bool)).shape == (0,)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(7, 40), st.booleans())
 @example(100, 8, False)
 def test_each_token_is_taken_once_from_where_it_has_most_context(length: int, size: int, causal: bool) -> None:
