@@ -42,7 +42,7 @@ def test_params_prints_settings_that_can_be_read_back(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["params"])
     (tmp_path / "params.yaml").write_text(result.stdout)
     assert load_params(tmp_path / "params.yaml") == Params()
-    assert "#   model.hidden_size: 192 (64 x depth 3)" in result.stdout
+    assert "#   model.hidden_size: 128 (64 x depth 2)" in result.stdout
 
 
 def test_params_can_show_what_was_shipped(toy_project: ToyProject) -> None:

@@ -264,7 +264,7 @@ def test_other_settings_are_built_without_touching_the_file(site: Site) -> None:
     assert (site.project / "params.yaml").read_text() == before
     wrong = site.type("-m", "flows.rebuild", "--set", "finetune.learning_rat=1e-4")
     assert wrong.returncode == 1
-    assert "did you mean learning_rate? allowed: epochs," in wrong.stderr
+    assert "did you mean learning_rate? allowed: adapt," in wrong.stderr
     assert "Traceback" not in wrong.stderr
 
 

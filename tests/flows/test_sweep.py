@@ -81,7 +81,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(project: Path) ->
         "name: letters, digits",
         "there is no stage 'trian'; allowed: prepare, train, count, report",
         "no stage writes 'tasks.none.macro_f1'; allowed: prepare.FIGURE, train.FIGURE",
-        "did you mean learning_rate? allowed: epochs, batch_size, learning_rate",
+        "did you mean learning_rate? allowed: adapt, lora_rank, lora_alpha",
         "finetune.pooling: Input should be 'mean'",
         "not 'max'   (in finetune.learning_rat=1, finetune.pooling=max, seed=1)",
         "seed: belongs in `seeds`",

@@ -72,7 +72,7 @@ def test_unknown_and_wrong_settings_are_refused_at_once_before_anything_is_made(
     message = str(caught.value)
     assert "3 problems" in message
     assert "did you mean learning_rate?" in message
-    assert "allowed: epochs, batch_size, learning_rate" in message
+    assert "allowed: adapt, lora_rank, lora_alpha" in message
     assert "seed: Input should be greater than or equal to 0" in message
     assert not (built / ".hallmark/worktrees/a").exists()
     with pytest.raises(HallmarkError, match="'seed' has no settings below it"):

@@ -44,7 +44,7 @@ class Models:
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(f"{right} {len(self.right)}".encode())
         (folder / "tokenizer.json").write_text("{}")
-        write_json(folder / "config.json", {"task": {"labels": LABELS}})
+        write_json(folder / "config.json", {"task": {"kind": "classification", "labels": LABELS}})
         package = write_package(folder, self.folder / f"package{len(self.right)}", ["a text"])
         version, is_new = register_package(self.store, "library", package.folder, package.folder, {})
         assert is_new
