@@ -13,6 +13,7 @@ hours on a CPU.
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -71,8 +72,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def in_own_process(work: Callable[..., Found], *arguments: Any) -> Found:
     """What `work` returns, from a fresh process without compiled code."""
-    with cold_compilations(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with cold_compilations(), ProcessPoolExecutor(1, get_context("spawn"), initializer=_speak_aside) as pool:
         return pool.submit(work, *arguments).result()
+
+
+def _speak_aside() -> None:
+    """What a training prints goes to stderr: stdout is the result's."""
+    sys.stdout = sys.stderr
 
 
 def _describe(arm: str, found: dict[str, list[Found]]) -> Found:

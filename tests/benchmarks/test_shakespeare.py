@@ -1,5 +1,6 @@
 """The benchmark on tiny Shakespeare: its arms on a small text, what it measures, and what it refuses."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,10 @@ def test_what_it_refuses(tmp_path: Path, data: Path) -> None:
         main(["shakespeare", "--data", str(data), "--seeds", "one"])
 
 
-def test_a_run_in_processes_of_its_own_prints_a_table(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["shakespeare", "--data", str(data), "--arms", "hallmark-small", "--steps", "2"])
-    table = capsys.readouterr().out
-    assert "hallmark-small" in table
-    assert "eager" in table
+def test_a_run_in_a_process_of_its_own_prints_nothing_but_the_result(
+    data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    main(["shakespeare", "--data", str(data), "--arms", "hallmark-small", "--steps", "2", "--json"])
+    printed = capfd.readouterr()
+    assert json.loads(printed.out)["arms"]["hallmark-small"]["compiled"] is False
+    assert "step 2/2" in printed.err
