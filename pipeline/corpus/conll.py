@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.common.scripts import KANA_AND_HAN
 from pipeline.common.spans import Span
-from pipeline.corpus.readers import Row, TornFileError, Unreadable, numbered_lines
+from pipeline.corpus.readers import Row, TornFileError, Unreadable, decode_line, is_unicode, numbered_lines
 
 CONLL_FORMATS = (".conll", ".bio", ".iob", ".txt")
 DOCUMENT_START = "-DOCSTART-"
 SPAN_TAG = re.compile(r"O|[BIES]-.+")
-UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+UNSPACED = re.compile(f"[{KANA_AND_HAN}]")
 
 Scheme = Literal["BIO", "BIOES", "plain"]
 
@@ -94,18 +95,10 @@ def _add_line(sentence: Sentence, number: int, line: bytes, fields: list[str], t
     if not word or not tag:
         have = f"{len(fields)} column{'s' if len(fields) > 1 else ''}"
         sentence.fault = sentence.fault or f"line {number} has {have}: no word and tag in them"
-    elif "\ufffd" in word and not _is_utf8(line):
+    elif "\ufffd" in word and not is_unicode(decode_line(line)):
         sentence.fault = sentence.fault or f"line {number} is not UTF-8"
     sentence.words.append(word)
     sentence.tags.append(tag)
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def find_scheme(tags: Iterator[str]) -> Scheme:

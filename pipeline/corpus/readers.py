@@ -114,7 +114,7 @@ def _csv_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
 
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
     """Yield (line a record begins on, its fields or what is wrong with it)."""
-    reader = csv.reader((_decode(line) for _, line in numbered_lines(path)), strict=True)
+    reader = csv.reader((decode_line(line) for _, line in numbered_lines(path)), strict=True)
     while True:
         begin = reader.line_num + 1
         try:
@@ -128,7 +128,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _tsv_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
-    lines = ((number, _decode(line).rstrip("\r\n")) for number, line in numbered_lines(path))
+    lines = ((number, decode_line(line).rstrip("\r\n")) for number, line in numbered_lines(path))
     return _separated_rows(((number, line.split("\t")) for number, line in lines if line), columns)
 
 
@@ -238,7 +238,7 @@ def _zstd_chunks(handle: io.BufferedReader) -> Iterator[bytes]:
         raise TornFileError("not a whole Zstandard file (it ends inside a frame)")
 
 
-def _decode(line: bytes) -> str:
+def decode_line(line: bytes) -> str:
     """Text in which wrong bytes are lone surrogates, so that the record around them is still found."""
     return line.decode("utf-8", "surrogateescape")
 

@@ -10,10 +10,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from pipeline.common.scripts import KANA_AND_HAN
+
 # Words of two letters or more, scikit-learn's own choice; and, of scripts that put no spaces between words (kana, Han),
 # single characters, so that 1-2-grams say something in Chinese and Japanese, too.
-UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-WORD = rf"[{UNSPACED}]|[^\W{UNSPACED}]{{2,}}"
+WORD = rf"[{KANA_AND_HAN}]|[^\W{KANA_AND_HAN}]{{2,}}"
 SIGN = r"\S"
 
 

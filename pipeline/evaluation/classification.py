@@ -109,8 +109,3 @@ def _baseline(
         "lead_macro_f1": {"value": lead.value, "low": lead.low, "high": lead.high},
         "p_value_accuracy": compared.accuracy_p_value,
     }
-
-
-def headline(metrics: dict[str, Any]) -> str:
-    figure = metrics["macro_f1"]
-    return f"macro-F1 {figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"

@@ -38,13 +38,15 @@ def bootstrap_intervals(
     """
     pairs_K2, counts_K = np.unique(np.stack([labels_N, predicted_N], axis=1), axis=0, return_counts=True)
     whole = figures_of_counts(pairs_K2, counts_K[None, :], classes)
-    blocks = list(_resampled_figures(pairs_K2, counts_K, classes, samples, seed))
+    blocks = [whole, *_resampled_figures(pairs_K2, counts_K, classes, samples, seed)]
+    return {name: interval(np.concatenate([block[name] for block in blocks]), confidence) for name in whole}
+
+
+def interval(values: np.ndarray, confidence: float) -> Interval:
+    """The first value, of all examples, with the interval that holds this share of the others, of resamples."""
     tail = (1 - confidence) / 2
-    intervals: dict[str, Interval] = {}
-    for name, values in whole.items():
-        low, high = np.quantile(np.concatenate([block[name] for block in blocks]), [tail, 1 - tail])
-        intervals[name] = {"value": float(values[0]), "low": float(low), "high": float(high)}
-    return intervals
+    low, high = np.quantile(values[1:], [tail, 1 - tail])
+    return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
 def figures_of_counts(pairs_K2: np.ndarray, counts_SK: np.ndarray, classes: int) -> Figures:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluation import classification, token_classification
+from pipeline.evaluation.classification import evaluate_classification
 from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.token_classification import evaluate_token_classification
 
 
 @dataclass(frozen=True)
@@ -14,16 +15,20 @@ class KindEvaluation:
 
     Attributes:
         evaluate: (rows, where, model, scratch, *, task, settings, seed) to an `Evaluation`.
-        headline: its first figure in words, of its metrics.
+        leading: the key of its first figure in the metrics, and how it is called.
     """
 
     evaluate: Callable[..., Evaluation]
-    headline: Callable[[dict[str, Any]], str]
+    leading: tuple[str, str]
+
+    def headline(self, metrics: dict[str, Any]) -> str:
+        """The leading figure in words."""
+        key, name = self.leading
+        figure = metrics[key]
+        return f"{name} {figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 EVALUATIONS = {
-    "classification": KindEvaluation(classification.evaluate_classification, classification.headline),
-    "token_classification": KindEvaluation(
-        token_classification.evaluate_token_classification, token_classification.headline
-    ),
+    "classification": KindEvaluation(evaluate_classification, ("macro_f1", "macro-F1")),
+    "token_classification": KindEvaluation(evaluate_token_classification, ("micro_f1", "span F1")),
 }

@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.intervals import NUMBERS_AT_ONCE
 from pipeline.tasks.metrics import Figures
-
-NUMBERS_AT_ONCE = 2_000_000  # held by one block of resamples: 16 MB
 
 
 def resampled_figures(
@@ -34,10 +32,3 @@ def resampled_figures(
         drawn_SN = generator.multinomial(texts, np.full(texts, 1 / texts), size=min(block, samples - start))
         blocks.append(figures((drawn_SN.astype(np.float64) @ flat).reshape(-1, *shape)))
     return {name: np.concatenate([found[name] for found in blocks]) for name in blocks[0]}
-
-
-def interval(values: np.ndarray, confidence: float) -> Interval:
-    """The first value with the interval that holds this share of the others."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values[1:], [tail, 1 - tail])
-    return {"value": float(values[0]), "low": float(low), "high": float(high)}

@@ -7,7 +7,8 @@ import pandas as pd
 from pipeline.common.params import Evaluate, Task
 from pipeline.common.spans import Span, spans_from_json, spans_to_json
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.resampling import interval, resampled_figures
+from pipeline.evaluation.intervals import interval
+from pipeline.evaluation.resampling import resampled_figures
 from pipeline.evaluation.word_shapes import predict_by_word_shapes
 from pipeline.tasks.rows import of_split
 from pipeline.tasks.span_metrics import count_spans, pair_spans, span_figures, span_metrics
@@ -83,8 +84,3 @@ def evaluate_token_classification(
 
 def _spans(rows: pd.DataFrame) -> list[list[Span]]:
     return [spans_from_json(content) for content in rows["spans"]]
-
-
-def headline(metrics: dict[str, Any]) -> str:
-    figure = metrics["micro_f1"]
-    return f"span F1 {figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"

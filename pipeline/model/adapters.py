@@ -22,7 +22,7 @@ from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.files import atomic_path, canonical_json
 from pipeline.common.parts import Matrix
 from pipeline.model.attention import Attention
-from pipeline.model.weights import learning_weights, load_weights
+from pipeline.model.weights import load_weights, named_weights
 
 ADAPTERS = "adapters.safetensors"
 
@@ -111,7 +111,8 @@ def save_adapters(
     """
     about = {"base_sha256": base_sha256, "rank": rank, "alpha": alpha, "targets": sorted(targets)}
     with atomic_path(path) as temporary:  # one key of metadata: safetensors writes several in any order
-        save_file(dict(sorted(learning_weights(model).items())), temporary, {"adapters": canonical_json(about)})
+        learned = dict(sorted(named_weights(model, frozen=False).items()))
+        save_file(learned, temporary, {"adapters": canonical_json(about)})
 
 
 def load_adapters(path: Path, model: nn.Module, body: nn.Module, base_sha256: str) -> None:

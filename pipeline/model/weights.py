@@ -19,15 +19,10 @@ from pipeline.tokenization.tokenizer import Tokenizer
 WEIGHTS, CONFIG, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.json"
 
 
-def named_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters by name on the CPU, contiguous; a shared tensor appears once."""
-    return {name: parameter.detach().cpu().contiguous() for name, parameter in module.named_parameters()}
-
-
-def learning_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The same, of the parameters that are not frozen."""
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    return {name: weight for name, weight in named_weights(module).items() if name not in frozen}
+def named_weights(module: nn.Module, *, frozen: bool = True) -> dict[str, Tensor]:
+    """The parameters by name on the CPU, contiguous; a shared tensor appears once. Without `frozen`, of what learns."""
+    kept = {name: parameter for name, parameter in module.named_parameters() if frozen or parameter.requires_grad}
+    return {name: parameter.detach().cpu().contiguous() for name, parameter in kept.items()}
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], *, frozen: bool = True) -> None:

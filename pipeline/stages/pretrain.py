@@ -1,6 +1,7 @@
 """Stage `pretrain`: token shards to a language model, on one rank or on several together (docs/distributed.md)."""
 
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.common.layout import IMPORTED, PRETRAINED, TOKENIZER, TOKENS
@@ -92,9 +93,11 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
     shard_model(model, settings.sharding, ranks, runtime.precision)
     model.to(runtime.device)
     schedule = make_schedule(settings, steps)
-    measure = (objective, validation_shard, tokenizer, batches.micro_rows, runtime.device)
-    shared = {"ranks": ranks, "logit_tokens": settings.logit_tokens}
-    curve = Validation(*measure, most_tokens=CURVE_TOKENS, **shared)
+    shape = (batches.micro_rows, runtime.device)
+    validation = partial(
+        Validation, objective, validation_shard, tokenizer, *shape, ranks=ranks, logit_tokens=settings.logit_tokens
+    )
+    curve = validation(most_tokens=CURVE_TOKENS)
     with explain_out_of_memory(memory):
         result = train(
             model,
@@ -120,7 +123,7 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
 
     model.eval()
     with torch.no_grad(), runtime.autocast(), runtime.eager():
-        final = Validation(*measure, **shared)(model)
+        final = validation()(model)
         weights = whole_weights(model, keep=ranks.is_first)
     if not ranks.is_first:
         return

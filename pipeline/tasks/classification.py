@@ -5,7 +5,6 @@ Legend: N texts, B rows of a batch, T positions, D hidden size, C classes.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +17,10 @@ from pipeline.common.params import Finetune, Task
 from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights
-from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, smallest_fitting
+from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
 from pipeline.tasks.metrics import classification_metrics
 from pipeline.tasks.rows import draw_labels, in_drawn_order, of_split
-from pipeline.tasks.trained import MEASURED_ROWS, PRECISIONS, PREDICTED_ROWS, read_trained, token_vectors
+from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "classification"
@@ -271,46 +270,20 @@ def load_classifier(folder: Path | str, device: str = "cpu") -> "Classifier":
     return Classifier(model.to(device).eval(), tokenizer, task)
 
 
-class Classifier:
-    """A trained classifier. What it says of a text depends on nothing but the text.
+class Classifier(Trained):
+    """A trained classifier."""
 
-    On a CPU every text is run alone, in one of a few lengths: other texts, their order and the number of threads
-    then cannot change a bit. On a GPU the texts of one length are run in batches of one fixed size.
-    """
-
-    def __init__(self, model: TextClassifier, tokenizer: Tokenizer, task: dict[str, Any]) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.labels: list[str] = task["labels"]
-        self.max_tokens: int = task["max_tokens"]
-        self.precision = PRECISIONS[task["precision"]]
-        self.buckets = bucket_lengths(self.max_tokens)
+    model: TextClassifier
 
     @torch.inference_mode()
     def predict_probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """The probability of each of `labels` for each text, float32 (N, C)."""
         probabilities_NC = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
-        if not len(texts):
-            return probabilities_NC
         ids, _ = encode_rows(texts, self.tokenizer, self.max_tokens)
-        padded = smallest_fitting(np.array([len(tokens) for tokens in ids]), self.buckets)
-        rows = PREDICTED_ROWS[self._device().type]
-        for length in np.unique(padded):
-            numbers = np.flatnonzero(padded == length)
-            for first in range(0, len(numbers), rows):
-                some = numbers[first : first + rows]
-                probabilities_NC[some] = self._predict([ids[n] for n in some], rows, int(length))
+        for some, logits_BC in self.logits(ids):
+            probabilities_NC[some] = logits_BC.softmax(dim=1)[: len(some)].cpu().numpy()
         return probabilities_NC
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The likeliest label of each text; the first of equals."""
         return [self.labels[place] for place in self.predict_probabilities(texts).argmax(axis=1)]
-
-    def _predict(self, ids: list[list[int]], rows: int, length: int) -> np.ndarray:
-        ids_BT, lengths_B = pad_rows(ids, rows, length, self.tokenizer.pad_id)
-        device = self._device()
-        with torch.autocast(device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-            logits_BC = self.model(ids_BT.to(device), lengths_B.to(device))
-        return logits_BC.softmax(dim=1)[: len(ids)].cpu().numpy()
-
-    def _device(self) -> torch.device:
-        return self.model.head.weight.device

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.common.scripts import UNSPACED
 from pipeline.common.spans import Span
 
 OUTSIDE = 0
 # Scripts that put no spaces between words: each of their characters may begin a span.
-UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
-)
+NO_SPACES = re.compile(f"[{UNSPACED}]")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def is_inside_word(text: str, place: int) -> bool:
 
 def _is_of_word(character: str) -> bool:
     is_word = character.isalnum() or character == "_" or unicodedata.category(character).startswith("M")
-    return is_word and not UNSPACED.match(character)
+    return is_word and not NO_SPACES.match(character)
 
 
 def tag_tokens(aligned: AlignedText, spans: Sequence[Span], labels: Sequence[str]) -> np.ndarray:

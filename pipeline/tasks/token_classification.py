@@ -6,7 +6,7 @@ its spans. Texts longer than the network sees are read in overlapping windows.
 Legend: N texts, W windows, B rows of a batch, T positions, D hidden size, C labels, K = 1 + 2C tags, V visible tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +22,12 @@ from pipeline.common.spans import Span, spans_from_json
 from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights
-from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, smallest_fitting
+from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
 from pipeline.tasks.rows import in_drawn_order, of_split
 from pipeline.tasks.span_metrics import count_spans, span_figures
 from pipeline.tasks.tagging import AlignedText, align, best_tags, is_inside_word, spans_of_tags, tag_tokens
 from pipeline.tasks.text_windows import Window, cut_windows
-from pipeline.tasks.trained import MEASURED_ROWS, PRECISIONS, PREDICTED_ROWS, read_trained, token_vectors
+from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "token_classification"
@@ -166,9 +166,10 @@ class TokenClassification:
         windows = (settings.max_tokens, is_causal(config), tokenizer.bos_id)
         self.learned = WindowedTexts(encode_texts(drawn["text"].tolist(), tokenizer), *windows)
         self.measured = WindowedTexts(encode_texts(held_out["text"].tolist(), tokenizer), *windows)
-        self.train = self._batches(self.learned, drawn, settings.batch_size)
-        self.validation = self._batches(self.measured, held_out, MEASURED_ROWS)
-        self.truth = [spans_from_json(content) for content in held_out["spans"]]
+        learned, self.truth = ([spans_from_json(content) for content in table["spans"]] for table in (drawn, held_out))
+        tags = [self._tags(self.learned, learned), self._tags(self.measured, self.truth)]
+        self.train = self._batches(self.learned, tags[0], drawn["id"].tolist(), settings.batch_size)
+        self.validation = self._batches(self.measured, tags[1], held_out["id"].tolist(), MEASURED_ROWS)
         self.config = {
             "kind": KIND,
             "labels": self.labels,
@@ -179,8 +180,8 @@ class TokenClassification:
             "labels": len(self.labels),
             "train_texts": len(drawn),
             "train_texts_in_windows": sum(len(text.ids) >= settings.max_tokens for text in self.learned.texts),
-            "train_spans": sum(len(spans_from_json(content)) for content in drawn["spans"]),
-            "train_spans_that_no_tokens_are": count_lost(self.learned.texts, drawn, self.labels),
+            "train_spans": sum(map(len, learned)),
+            "train_spans_that_no_tokens_are": count_lost(self.learned.texts, learned, tags[0], self.labels),
             "words_stay_whole": self.whole_words,
             "validation_texts": len(held_out),
             "classes_with_too_few_texts": short,
@@ -192,10 +193,12 @@ class TokenClassification:
     def batches(self) -> LengthBuckets:
         return self.train
 
-    def _batches(self, windowed: WindowedTexts, rows: pd.DataFrame, batch_size: int) -> LengthBuckets:
-        spans = [spans_from_json(content) for content in rows["spans"]]
-        tags = [tag_tokens(text, own, self.labels) for text, own in zip(windowed.texts, spans, strict=True)]
+    def _tags(self, windowed: WindowedTexts, spans: Sequence[Sequence[Span]]) -> list[np.ndarray]:
+        return [tag_tokens(text, own, self.labels) for text, own in zip(windowed.texts, spans, strict=True)]
 
+    def _batches(
+        self, windowed: WindowedTexts, tags: Sequence[np.ndarray], names: Sequence[str], batch_size: int
+    ) -> LengthBuckets:
         def collate(numbers: np.ndarray, length: int) -> Batch:
             ids_BT, lengths_B = pad_rows([windowed.rows[n] for n in numbers], batch_size, length, self.tokenizer.pad_id)
             tags_BT = torch.full((batch_size, length), NO_TAG, dtype=torch.int64)
@@ -204,7 +207,6 @@ class TokenClassification:
                 tags_BT[row, torch.from_numpy(places)] = torch.from_numpy(tags[text][taken])
             return {"input_ids": ids_BT, "lengths": lengths_B, "tags": tags_BT}
 
-        names = rows["id"].tolist()
         of_windows = [names[number] for number, _ in windowed.windows]
         return LengthBuckets(windowed.lengths, self.buckets, batch_size, collate, self.seed, of_windows)
 
@@ -295,13 +297,16 @@ def words_stay_whole(rows: pd.DataFrame) -> bool:
     return cuts <= MOST_SPLIT_WORDS * total
 
 
-def count_lost(texts: Sequence[AlignedText], rows: pd.DataFrame, labels: Sequence[str]) -> int:
-    """How many spans no sequence of tags gives back, since a token reaches over their ends."""
+def count_lost(
+    texts: Sequence[AlignedText],
+    spans: Sequence[Sequence[Span]],
+    tags: Sequence[np.ndarray],
+    labels: Sequence[str],
+) -> int:
+    """How many spans their tags do not give back, since a token reaches over their ends."""
     lost = 0
-    for text, content in zip(texts, rows["spans"], strict=True):
-        spans = spans_from_json(content)
-        back = {span for span, _ in spans_of_tags(text, tag_tokens(text, spans, labels), labels)}
-        lost += len(set(spans) - back)
+    for text, own, tags_V in zip(texts, spans, tags, strict=True):
+        lost += len(set(own) - {span for span, _ in spans_of_tags(text, tags_V, labels)})
     return lost
 
 
@@ -325,31 +330,27 @@ def load_token_labeller(folder: Path | str, device: str = "cpu") -> "TokenLabell
     return TokenLabeller(model.to(device).eval(), tokenizer, task)
 
 
-class TokenLabeller:
-    """A trained model that finds spans. What it says of a text depends on nothing but the text.
+class TokenLabeller(Trained):
+    """A trained model that finds spans. Long texts are read in windows; each window is a row."""
 
-    On a CPU every window is run alone, in one of a few lengths: other texts, their order and the number of threads
-    then cannot change a bit. On a GPU the windows of one length are run in batches of one fixed size.
-    """
+    model: TokenClassifier
 
     def __init__(self, model: TokenClassifier, tokenizer: Tokenizer, task: dict[str, Any]) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.labels: list[str] = task["labels"]
-        self.max_tokens: int = task["max_tokens"]
+        super().__init__(model, tokenizer, task)
         self.whole_words: bool = task["whole_words"]
-        self.precision = PRECISIONS[task["precision"]]
-        self.buckets = bucket_lengths(self.max_tokens)
+        self.causal = is_causal(model.body.config)
 
     @torch.inference_mode()
     def predict_scored(self, texts: Sequence[str]) -> list[list[ScoredSpan]]:
         """The spans of each text in their order, each with its score. They never overlap."""
         aligned = encode_texts(texts, self.tokenizer)
         scores = [np.zeros((len(text.places_V), 1 + 2 * len(self.labels)), dtype=np.float32) for text in aligned]
-        causal = is_causal(self.model.body.config)
-        windowed = WindowedTexts(aligned, self.max_tokens, causal, self.tokenizer.bos_id)
-        for row, log_TK in self._predict_windows(windowed):
-            text, taken, places = windowed.visible(row)
-            scores[text][taken] = log_TK[places]
+        windowed = WindowedTexts(aligned, self.max_tokens, self.causal, self.tokenizer.bos_id)
+        for some, logits_BTK in self.logits(windowed.rows):
+            log_BTK = logits_BTK.log_softmax(dim=-1)[: len(some)].cpu().numpy()
+            for row, log_TK in zip(some, log_BTK, strict=True):
+                text, taken, places = windowed.visible(row)
+                scores[text][taken] = log_TK[places]
         return [
             decode(text, of_text, self.labels, self.whole_words) for text, of_text in zip(aligned, scores, strict=True)
         ]
@@ -357,21 +358,3 @@ class TokenLabeller:
     def predict(self, texts: Sequence[str]) -> list[list[Span]]:
         """The spans of each text, without their scores."""
         return [[found.span for found in spans] for spans in self.predict_scored(texts)]
-
-    def _predict_windows(self, windowed: WindowedTexts) -> Iterator[tuple[int, np.ndarray]]:
-        """The log-probabilities of the tags of every row, float32 (T, K)."""
-        if not windowed.rows:
-            return
-        padded = smallest_fitting(windowed.lengths, self.buckets)
-        device = self.model.head.weight.device
-        rows = PREDICTED_ROWS[device.type]
-        for length in np.unique(padded):
-            numbers = np.flatnonzero(padded == length)
-            for first in range(0, len(numbers), rows):
-                some = numbers[first : first + rows].tolist()
-                ids = [windowed.rows[number] for number in some]
-                ids_BT, lengths_B = pad_rows(ids, rows, int(length), self.tokenizer.pad_id)
-                with torch.autocast(device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-                    logits_BTK = self.model(ids_BT.to(device), lengths_B.to(device))
-                log_BTK = logits_BTK.log_softmax(dim=-1)[: len(some)].cpu().numpy()
-                yield from zip(some, log_BTK, strict=True)

@@ -1,17 +1,20 @@
-"""What the kinds of task share: a body's token vectors, and a trained model's folder.
+"""What the kinds of task share: a body's token vectors, a trained model's folder, and how it is asked.
 
 Legend: B rows of a batch, T positions, D hidden size.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.common.errors import HallmarkError
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import CONFIG, named_weights, read_weights, save_checkpoint_folder
+from pipeline.tasks.batches import bucket_lengths, pad_rows, smallest_fitting
 from pipeline.tokenization.tokenizer import Tokenizer
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -47,3 +50,38 @@ def read_trained(folder: Path | str, kind: str) -> tuple[dict[str, Tensor], dict
     if found != kind:
         raise HallmarkError(f"this model's task is {found!r}, not {kind!r}", where=str(Path(folder) / CONFIG))
     return weights, config, tokenizer
+
+
+class Trained:
+    """A trained task model. What it says of a row of token ids depends on nothing but the row.
+
+    On a CPU every row is run alone, in one of a few lengths: other rows, their order and the number of threads then
+    cannot change a bit. On a GPU the rows of one length are run in batches of one fixed size.
+
+    Args:
+        model: has a `head`, and takes ids_BT and lengths_B.
+        tokenizer: the model's own.
+        task: "task" of its config.
+    """
+
+    model: Any
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, task: dict[str, Any]) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.labels: list[str] = task["labels"]
+        self.max_tokens: int = task["max_tokens"]
+        self.precision = PRECISIONS[task["precision"]]
+
+    def logits(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
+        """The model's answers, batch by batch: the places of some rows, and their logits; behind them, of padding."""
+        padded = smallest_fitting(np.array([len(row) for row in rows], dtype=np.int64), bucket_lengths(self.max_tokens))
+        device = self.model.head.weight.device
+        at_once = PREDICTED_ROWS[device.type]
+        for length in np.unique(padded):
+            places = np.flatnonzero(padded == length)
+            for first in range(0, len(places), at_once):
+                some = places[first : first + at_once].tolist()
+                ids = [rows[place] for place in some]
+                ids_BT, lengths_B = pad_rows(ids, at_once, int(length), self.tokenizer.pad_id)
+                with torch.autocast(device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+                    yield some, self.model(ids_BT.to(device), lengths_B.to(device))

@@ -5,7 +5,7 @@ The encoding is done by the `tokenizers` library, of a tokenizer learned here (`
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -212,26 +212,25 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, on all cores."""
-        try:
-            encodings = self._inner.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:
-            for place, text in enumerate(texts):
-                refuse_lone_surrogates(text, place)
-            raise
-        return [encoding.ids for encoding in encodings]
+        return [encoding.ids for encoding in self._encodings(self._inner.encode_batch_fast, texts)]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """The ids of each text, and where each token stands in it as (start, end), in characters.
 
         Tokens that are parts of one character share its place; white space before a word may belong to its token.
         """
+        found = self._encodings(self._inner.encode_batch, texts)  # the fast one counts no offsets
+        return [(encoding.ids, encoding.offsets) for encoding in found]
+
+    @staticmethod
+    def _encodings(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """Raises HallmarkError for a lone surrogate."""
         try:
-            encodings = self._inner.encode_batch(texts, add_special_tokens=False)
+            return encode(texts, add_special_tokens=False)
         except TypeError:
             for place, text in enumerate(texts):
                 refuse_lone_surrogates(text, place)
             raise
-        return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens stand for none. Bytes that are no whole character become U+FFFD."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.processes import Interrupted
-from pipeline.model.weights import learning_weights, load_weights
+from pipeline.model.weights import load_weights, named_weights
 from pipeline.training.checkpoints import Checkpoints, Progress
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.optimizers import Optimizers
@@ -299,7 +299,7 @@ class _Loop:
         if self.progress.best_value is None or value > self.progress.best_value:
             self.progress.best_value, self.progress.best_step = value, step
             self.progress.validations_without_better = 0
-            self.best = {name: weight.clone() for name, weight in learning_weights(self.model).items()}
+            self.best = {name: weight.clone() for name, weight in named_weights(self.model, frozen=False).items()}
         else:
             self.progress.validations_without_better += 1
 

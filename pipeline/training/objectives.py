@@ -298,11 +298,10 @@ class Validation:
         """
         sums = {name: torch.zeros((), dtype=torch.float64, device=self.device) for name in SUMS}
         for batch in self.batches:
-            moved = {name: value.to(self.device) for name, value in batch.items()}
-            self._add(sums, model, moved)
+            self._add(sums, model, self._moved(batch))
         if is_sharded(model):  # its parts are gathered by all ranks together, so all go through it as often
             for batch in self.idle:
-                states_and_labels(model, {name: value.to(self.device) for name, value in batch.items()})
+                states_and_labels(model, self._moved(batch))
         self.ranks.sum_(sums.values())
         found = {name: value.item() for name, value in sums.items()}
         measured = {"loss": found["nats"] / found["targets"], "accuracy": found["right"] / found["targets"]}
@@ -311,6 +310,9 @@ class Validation:
         if found["pairs"]:
             measured["pair_accuracy"] = found["pairs_right"] / found["pairs"]
         return measured
+
+    def _moved(self, batch: Batch) -> Batch:
+        return {name: value.to(self.device) for name, value in batch.items()}
 
     def _add(self, sums: dict[str, Tensor], model: Transformer, batch: Mapping[str, Tensor]) -> None:
         x, labels, pairs_B2 = states_and_labels(model, batch)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,24 +21,20 @@ from pipeline.model.generation.generator import Generator
 from pipeline.model.generation.settings import GenerationSettings
 from pipeline.model.presets import PRESETS
 from pipeline.model.transformer import Transformer
-from pipeline.training.objectives import OBJECTIVES, PretrainingLoss, make_objective
+from pipeline.tokenization.shards import TokenShard
+from pipeline.training.objectives import PretrainingLoss, make_objective
 from pipeline.training.optimizers import pretraining_optimizers, trapezoid
 from pipeline.training.plan import available_memory, explain_out_of_memory, plan_memory, whole_memory
 from pipeline.training.runtime import Runtime, choose_runtime
-from tests.model.test_parts import preset_model, tiny_model
-from tests.training.test_loop import StoppedError, run_training
+from tests.model.test_parts import OTHER_PARTS, preset_model, tiny_model
+from tests.training.test_loop import EVERY_OBJECTIVE, StoppedError, run_training
 from tests.training.test_plan import CASES
+from tests.training.test_windows import EVERY_WAY
 from tests.training.tiny import CONTEXT, tiny_config, tiny_objective, tiny_shard, tiny_tokenizer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
-EVERY_OBJECTIVE = [name for names in OBJECTIVES.values() for name in names]
 ARMS = [*((name, "muon") for name in EVERY_OBJECTIVE), ("causal", "adamw")]
-OTHER_PARTS: dict[str, dict[str, Any]] = {
-    "alibi": {"positions": "alibi"},
-    "window": {"sliding_window": 3},
-    "grouped": {"num_kv_heads": 1},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -76,11 +73,8 @@ def test_every_network_computes_what_it_computes_on_a_cpu() -> None:
             torch.testing.assert_close(found[rows], expected[rows], atol=1e-4, rtol=1e-4, msg=lambda m: f"{name}: {m}")  # noqa: B023
 
 
-@pytest.mark.parametrize("packing", ["stream", "documents"])
-@pytest.mark.parametrize("name", EVERY_OBJECTIVE)
+@pytest.mark.parametrize(("name", "packing"), EVERY_WAY)
 def test_loss_and_gradients_are_those_of_a_cpu(name: str, packing: str) -> None:
-    if packing == "documents" and name not in ("causal", "prefix-lm", "mlm"):
-        pytest.skip("this objective has no packing")
     objective = tiny_objective(name, packing=packing)
     [batch], _ = next(objective.batches(tiny_shard(), 6 * CONTEXT, None, seed=1))
     found = {}
@@ -166,12 +160,8 @@ def test_the_peak_of_memory_is_planned(name: str, changes: dict[str, Any], preci
     assert 0.75 * planned < peak < 1.1 * planned, f"planned {planned / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB"
 
 
-def long_shard() -> Any:
+def long_shard() -> TokenShard:
     """The sonnets, again and again."""
-    import numpy as np
-
-    from pipeline.tokenization.shards import TokenShard
-
     shard, times = tiny_shard(), 60
     offsets = np.concatenate([shard.offsets[:-1] + n * shard.offsets[-1] for n in range(times)])
     ends = np.append(offsets, times * shard.offsets[-1])

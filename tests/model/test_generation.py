@@ -42,17 +42,12 @@ from pipeline.model.weights import named_weights, save_checkpoint_folder
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_tokenizer
 from tests.model.published import random_model
-from tests.model.test_parts import preset_model, tiny_model
+from tests.model.test_parts import OTHER_PARTS, preset_model, tiny_model
 
 GREEDY = GenerationSettings(max_new_tokens=7)
 DRAWN = replace(GREEDY, temperature=1.3, top_k=20, top_p=0.95, min_p=0.01, repetition_penalty=1.2, seed=5)
 PROMPTS = [[5, 9, 3, 22], [7], [30, 31, 2]]
 DECODING = [name for name, parts in PRESETS.items() if parts["family"] != "encoder"]
-OTHER_PARTS: dict[str, dict[str, Any]] = {
-    "alibi": {"positions": "alibi"},
-    "window": {"sliding_window": 3},
-    "grouped": {"num_kv_heads": 1},
-}
 MODELS = {name: partial(preset_model, name) for name in DECODING} | {
     name: partial(tiny_model, **parts) for name, parts in OTHER_PARTS.items()
 }

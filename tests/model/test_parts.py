@@ -42,6 +42,11 @@ TINY = ModelConfig(
     dropout=0.0,
 )
 IDS = torch.arange(12)[None]
+OTHER_PARTS: dict[str, dict[str, Any]] = {  # than those of any preset
+    "alibi": {"positions": "alibi"},
+    "window": {"sliding_window": 3},
+    "grouped": {"num_kv_heads": 1},
+}
 
 
 def tiny_model(**changes: Any) -> Transformer:

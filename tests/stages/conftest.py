@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor, nn
 
 from pipeline.common.layout import PRETRAINED, clean_task
 from pipeline.common.params import Params
@@ -14,12 +15,32 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import named_weights, save_checkpoint_folder
 from pipeline.stages.door import Stage
+from pipeline.tasks.batches import Batch
+from pipeline.tasks.classification import Classification
 from pipeline.tokenization.training import train_bpe
 from pipeline.tracking.journal import Journal
 from tests.tasks.test_classification import WORDS
 
 MakeStage = Callable[..., Stage]
 FINETUNE = {"epochs": 4, "batch_size": 8, "max_tokens": 40, "validation_texts": 12, "dropout": 0.3, "patience": 2}
+
+
+class StoppedError(Exception):
+    """Stands for a kill between two steps."""
+
+
+def stop_training(patch: pytest.MonkeyPatch, after: int) -> None:
+    """Let a classification raise StoppedError instead of giving the loss of the step behind `after`."""
+    whole, calls = Classification.loss, 0
+
+    def cut_off(self: Classification, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise StoppedError
+        return whole(self, model, batch)
+
+    patch.setattr(Classification, "loss", cut_off)
 
 
 @pytest.fixture

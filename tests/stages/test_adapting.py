@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.common.files import read_json, sha256_folder
 from pipeline.common.layout import FINETUNED, PRETRAINED, SCRATCH_ARM, metrics_file
@@ -12,11 +12,9 @@ from pipeline.model.adapters import ADAPTERS, load_adapters
 from pipeline.model.config import ModelConfig
 from pipeline.model.weights import load_weights, named_weights, read_weights
 from pipeline.stages import finetune
-from pipeline.tasks.batches import Batch
-from pipeline.tasks.classification import Classification, TextClassifier, load_classifier
+from pipeline.tasks.classification import TextClassifier, load_classifier
 from pipeline.training.checkpoints import checkpoint_steps
-from tests.stages.conftest import MakeStage
-from tests.stages.test_finetune import StoppedError
+from tests.stages.conftest import MakeStage, StoppedError, stop_training
 
 LORA = {"adapt": "lora", "lora_rank": 2}
 
@@ -93,19 +91,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         make_teacher(make_stage)
     finetune.main(make_stage("finetune@kind", **settings))
     undisturbed = sha256_folder(FINETUNED / "kind"), metrics_file("finetune@kind").read_bytes()
-    whole, calls = Classification.loss, 0
-
-    def cut_off(self: Classification, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        nonlocal calls
-        calls += 1
-        if calls > stop_after:
-            raise StoppedError
-        return whole(self, model, batch)
-
     monkeypatch.setattr(finetune, "CHECKPOINT_EVERY", 2)
     stage = make_stage("finetune@kind", key="2" * 64, **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "loss", cut_off)
+        stop_training(patch, stop_after)
         with pytest.raises(StoppedError):
             finetune.main(stage)
     if stop_after > 2 and "adapt" in settings:  # what is frozen is not written again and again

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from torch import Tensor, nn
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import read_json, read_jsonl, sha256_folder
@@ -14,9 +13,8 @@ from pipeline.common.layout import FINETUNED, PRETRAINED, SCRATCH_ARM, clean_tas
 from pipeline.common.tables import write_table
 from pipeline.model.weights import WEIGHTS, read_weights
 from pipeline.stages import finetune
-from pipeline.tasks.batches import Batch
-from pipeline.tasks.classification import Classification, load_classifier
-from tests.stages.conftest import MakeStage
+from pipeline.tasks.classification import load_classifier
+from tests.stages.conftest import MakeStage, StoppedError, stop_training
 
 
 def test_it_leaves_a_classifier_its_curve_and_its_metrics(make_stage: MakeStage, labelled: pd.DataFrame) -> None:
@@ -71,28 +69,15 @@ def test_one_arm_starts_from_the_pretrained_weights_and_the_other_needs_none(
     )
 
 
-class StoppedError(Exception):
-    """Stands for a kill between two steps."""
-
-
 @pytest.mark.parametrize("stop_after", [1, 4, 7])
 def test_a_stopped_finetuning_goes_on_to_the_same_bytes(
     make_stage: MakeStage, labelled: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
     finetune.main(make_stage("finetune@kind"))
     undisturbed = sha256_folder(FINETUNED / "kind"), metrics_file("finetune@kind").read_bytes()
-    whole, calls = Classification.loss, 0
-
-    def cut_off(self: Classification, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        nonlocal calls
-        calls += 1
-        if calls > stop_after:
-            raise StoppedError
-        return whole(self, model, batch)
-
     monkeypatch.setattr(finetune, "CHECKPOINT_EVERY", 2)
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "loss", cut_off)
+        stop_training(patch, stop_after)
         with pytest.raises(StoppedError):
             finetune.main(make_stage("finetune@kind", key="2" * 64))
     finetune.main(make_stage("finetune@kind", key="2" * 64))

@@ -140,7 +140,7 @@ def test_what_fails_with_an_error_of_its_own_is_not_started_again(
 ) -> None:
     """Though the other, which waited for it, was the first to end."""
     monkeypatch.chdir(tmp_path)
-    fails = STARTS + f'time.sleep(0.5), sys.exit(3) if os.environ["RANK"] == "0" else sys.exit({LOST_RANK})'
+    fails = STARTS + f'if os.environ["RANK"] == "1": sys.exit({LOST_RANK})\ntime.sleep(0.5); sys.exit(3)'
     assert run_ranks([sys.executable, "-c", fails], 2, restarts=3) == End(3)
     assert len(starts(tmp_path)) == 1
 

@@ -57,7 +57,8 @@ def gather_facts(params: Params, key: str) -> dict[str, Any]:
 def task_facts(name: str, task: Task, params: Params) -> dict[str, Any]:
     metrics, words = read_json(metrics_file(f"evaluate@{name}")), WORDS[task.kind]
     classes = read_config(FINETUNED / name)["task"]["labels"]
-    found = FINDINGS[task.kind](read_table(PREDICTIONS / f"{name}.parquet"), read_rows(clean_task(name)), classes)
+    rows = read_rows(clean_task(name))
+    found = FINDINGS[task.kind](read_table(PREDICTIONS / f"{name}.parquet"), rows, classes)
     return {
         "name": name,
         "kind": task.kind,
@@ -68,7 +69,7 @@ def task_facts(name: str, task: Task, params: Params) -> dict[str, Any]:
         "verdicts": verdicts(metrics, params.evaluate.confidence, words),
         "bars": {headline: bars(metrics, headline, words) for headline in words.headlines},
         "results": result_rows(metrics, words),
-        "labels": COUNTS[task.kind](read_rows(clean_task(name)), classes, task, params.seed),
+        "labels": COUNTS[task.kind](rows, classes, task, params.seed),
         **found,
         "curves": {
             "finetune": validation_curve(FINETUNED / name, words.learned),
