@@ -303,6 +303,9 @@ class Task(Section):
         None, description="labelled file or glob below source.path (kind files); null: made from python-docs"
     )
     text_column: str = Field("text", description="column of the text")
+    pair_column: str | None = Field(
+        None, description="column of a second text that belongs to the first (sentence pairs); null: there is none"
+    )
     label_column: str | None = Field(
         None, description="column of the label or of the spans; null: `label`, or `spans` (token_classification)"
     )
@@ -321,11 +324,6 @@ class Task(Section):
         description="folder of a trained classifier with the same labels, whose probabilities for the training texts "
         "are learned beside the labels (kind classification); null: none",
     )
-
-    @property
-    def labels_spans(self) -> bool:
-        """Whether its rows have labelled spans instead of one label."""
-        return self.kind == "token_classification"
 
 
 class Evaluate(Section):

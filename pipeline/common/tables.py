@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -61,3 +62,8 @@ def stream_table(path: Path | str, columns: list[str]) -> Iterator[pd.DataFrame]
                 yield batch.to_pandas()
         except (pa.ArrowInvalid, OSError) as error:
             raise _torn(path, error) from error
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, each by its columns."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

@@ -1,17 +1,17 @@
 """Kind `files`: the user's own text and labels, in any language."""
 
 import glob
-import json
 from collections import Counter
-from dataclasses import dataclass
-from operator import index
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.params import Source, Task
-from pipeline.common.spans import Span, spans_to_json
-from pipeline.corpus.conll import CONLL_FORMATS, read_sentences
+from pipeline.corpus.forms.form import PAIR, Form, as_name
+from pipeline.corpus.forms.kinds import FORMS
 from pipeline.corpus.readers import (
     COMPRESSIONS,
     DOCUMENT_FORMATS,
@@ -29,11 +29,8 @@ from pipeline.corpus.rows import (
     DOCUMENTS,
     REJECTED_CHARACTERS,
     REJECTED_COLUMNS,
-    SPAN_COLUMNS,
-    TASK_COLUMNS,
     Corpus,
     Document,
-    Labelled,
     Rejected,
     frame,
     task_table,
@@ -49,12 +46,7 @@ from pipeline.corpus.splitting import (
 )
 
 TASK_SHARES = {TEST: 0.2, VALIDATION: 0.1}
-SPLIT_WORDS = {
-    "train": TRAIN,
-    "dev": VALIDATION,
-    "val": VALIDATION,
-    "test": TEST,
-}  # that names of CoNLL files begin with
+SPLIT_WORDS = {"train": TRAIN, "dev": VALIDATION, "val": VALIDATION, "test": TEST}  # that names of files begin with
 EXAMPLES = 5  # named in a message
 
 
@@ -63,6 +55,7 @@ class Wanted:
     """What to read for one table, and from where. `key` is the setting that names the files.
 
     `patterns` are globs by the names of their sources; if `each` of them was named on purpose, each has to find a file.
+    `columns` are the files' names for what a row has: text, id and split, a second text and the form's target.
     """
 
     table: str
@@ -71,16 +64,9 @@ class Wanted:
     each: bool
     formats: tuple[str, ...]
     splits: tuple[str, ...]
-    text: str
-    label: str | None = None
-    id: str | None = None
-    split: str | None = None
-    spans: bool = False  # the label is a list of spans
-    tag_column: int | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys(name for name in (self.text, self.label, self.id, self.split) if name))
+    columns: dict[str, str]
+    task: Task | None = None
+    form: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +75,8 @@ class Found:
 
     id: str
     text: str
-    label: str  # or the spans, as JSON
+    pair: str
+    target: str  # of the form of the task, "" in documents
     split: str | None
     file: str
     source: str
@@ -120,21 +107,33 @@ def read_files(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
     for name, task in tasks.items():
         rows = _read_table(root, _wanted_labels(name, task), problems, rejected)
         labelled[name] = _split_labelled(rows, seed)
-        _check_labels(name, task, rows, problems)
+        if rows and (reason := FORMS[task.kind].refuse([row.target for row in rows])):
+            problems.add(f"tasks.{name}: {reason}")
     problems.raise_if_any(fix="mend these keys in params.yaml or the files that they name")
 
     held_out = {row.text for rows in labelled.values() for row in rows if row.split != TRAIN}
     kept = [row for row in found if row.text not in held_out]
     return Corpus(
         documents=frame(_split_documents(kept, source, seed), DOCUMENT_COLUMNS),
-        tasks={name: frame(rows, task_columns(tasks[name])) for name, rows in labelled.items()},
+        tasks={name: _labelled_table(rows, tasks[name]) for name, rows in labelled.items()},
         rejected=frame(rejected, REJECTED_COLUMNS),
         facts={"documents_held_out_by_tasks": len(found) - len(kept)},
     )
 
 
-def task_columns(task: Task) -> list[str]:
-    return SPAN_COLUMNS if task.labels_spans else TASK_COLUMNS
+def _labelled_table(rows: list[Found], task: Task) -> pd.DataFrame:
+    form = FORMS[task.kind]
+    values = {"id": "id", "text": "text", PAIR: "pair", form.target: "target", "split": "split", "group": "file"}
+    columns = form.columns(_pair_column(task) is not None)
+    return frame([[getattr(row, values[column]) for column in columns] for row in rows], columns)
+
+
+def _pair_column(task: Task) -> str | None:
+    return task.pair_column or FORMS[task.kind].pair
+
+
+def _named(**columns: str | None) -> dict[str, str]:
+    return {name: column for name, column in columns.items() if column}
 
 
 def _wanted_documents(source: Source) -> Wanted:
@@ -145,26 +144,23 @@ def _wanted_documents(source: Source) -> Wanted:
         each=isinstance(source.documents, dict),
         formats=DOCUMENT_FORMATS + TABLE_FORMATS,
         splits=DOCUMENT_SPLITS,
-        text=source.text_column,
-        id=source.id_column,
-        split=source.split_column,
+        columns=_named(text=source.text_column, id=source.id_column, split=source.split_column),
     )
 
 
 def _wanted_labels(name: str, task: Task) -> Wanted:
+    form = FORMS[task.kind]
     return Wanted(
         table=task_table(name),
         key=f"tasks.{name}.path",
         patterns={name: task.path or ""},
         each=True,
-        formats=(*TABLE_FORMATS, *CONLL_FORMATS) if task.labels_spans else TABLE_FORMATS,
+        formats=(*TABLE_FORMATS, *form.readers),
         splits=TASK_SPLITS,
-        text=task.text_column,
-        label=task.label_column or ("spans" if task.labels_spans else "label"),
-        id=task.id_column,
-        split=task.split_column,
-        spans=task.labels_spans,
-        tag_column=task.tag_column,
+        columns=_named(text=task.text_column, pair=_pair_column(task), id=task.id_column, split=task.split_column)
+        | {form.target: task.label_column or form.target},
+        task=task,
+        form=form,
     )
 
 
@@ -226,31 +222,22 @@ def _first_reasons(rejected: list[Rejected]) -> str:
 
 
 def _read_file(path: Path, name: str, source: str, wanted: Wanted) -> list[Found | Rejected]:
-    if wanted.spans and file_format(path) in CONLL_FORMATS:
-        return [
-            _reject(row, name, wanted) if isinstance(row, Unreadable) else _find_sentence(row, name, source, wanted)
-            for row in read_sentences(path, wanted.tag_column)
-        ]
-    if file_format(path) in DOCUMENT_FORMATS:
+    reader = wanted.form.readers.get(file_format(path)) if wanted.form else None
+    if reader and wanted.task:
+        rows = reader(path, wanted.task)
+    elif file_format(path) in DOCUMENT_FORMATS:
         text = read_document(path)
         if isinstance(text, Unreadable):
             return [_reject(text, name, wanted)]
-        return [Found(name, text, "", None, name, source)]
+        return [Found(name, text, "", "", None, name, source)]
+    else:
+        rows = read_rows(path, list(dict.fromkeys(wanted.columns.values())))
     return [
-        _reject(row, name, wanted) if isinstance(row, Unreadable) else _find(row, name, source, wanted)
-        for row in read_rows(path, wanted.columns)
+        _reject(row, name, wanted)
+        if isinstance(row, Unreadable)
+        else _find(row, {column: column for column in row.values} if reader else wanted.columns, name, source, wanted)
+        for row in rows
     ]
-
-
-def _find_sentence(row: Row, name: str, source: str, wanted: Wanted) -> Found | Rejected:
-    spans = [Span(**span) for span in row.values["spans"]]
-    return Found(f"{name}:{row.number}", row.values["text"], spans_to_json(spans), _named_split(name), name, source)
-
-
-def _named_split(name: str) -> str | None:
-    """The split that a file is named after: `dev.conll`, `wnut17/train.conll.gz`; None where it is to be drawn."""
-    stem = name.rpartition("/")[2].lower()
-    return next((split for word, split in SPLIT_WORDS.items() if stem.startswith(word)), None)
 
 
 def _reject(row: Unreadable, name: str, wanted: Wanted) -> Rejected:
@@ -259,48 +246,31 @@ def _reject(row: Unreadable, name: str, wanted: Wanted) -> Rejected:
     return Rejected(wanted.table, place, row.reason, text)
 
 
-def _find(row: Row, name: str, source: str, wanted: Wanted) -> Found | Rejected:
-    """Check the values of one row: texts are strings, labels and ids strings or whole numbers, all storable."""
+def _find(row: Row, columns: dict[str, str], name: str, source: str, wanted: Wanted) -> Found | Rejected:
+    """Check the values of one row: texts are strings, ids strings or whole numbers, all storable."""
     place = f"{name}:{row.number}"
-    text = row.values[wanted.text]
-    label = (_as_spans if wanted.spans else _as_name)(row.values[wanted.label]) if wanted.label else ""
-    identity = _as_name(row.values[wanted.id]) if wanted.id else place
-    split = _as_name(row.values[wanted.split]) or "" if wanted.split else None
-    faults = []
-    if not isinstance(text, str):
-        faults.append(f"{wanted.text!r} is {_kind(text)}, not text")
-    if wanted.label and not label:
-        faults.append(f"{wanted.label!r} is {_kind(row.values[wanted.label])}, not {_label_form(wanted)}")
+    values = {what: row.values[column] for what, column in columns.items()}
+    text, pair = values["text"], values.get(PAIR, "")
+    identity = as_name(values["id"]) if "id" in columns else place
+    split = as_name(values["split"]) or "" if "split" in columns else None
+    faults = [
+        f"{columns[what]!r} is {_kind(value)}, not text"
+        for what, value in (("text", text), (PAIR, pair))
+        if not isinstance(value, str)
+    ]
+    target: str | None = ""
+    if wanted.form:
+        target = wanted.form.parse(values[wanted.form.target])
+        if not target:
+            given = values[wanted.form.target]
+            faults.append(f"{columns[wanted.form.target]!r} is {_kind(given)}, not {wanted.form.wording}")
     if not identity:
-        faults.append(f"{wanted.id!r} is {_kind(row.values[wanted.id or ''])}, not an id")
-    if not is_unicode("".join(value for value in (text, label, identity) if isinstance(value, str))):
+        faults.append(f"{columns['id']!r} is {_kind(values['id'])}, not an id")
+    if not is_unicode("".join(value for value in (text, pair, target, identity) if isinstance(value, str))):
         faults.append("half a character (a lone surrogate)")
     if faults:
         return _reject(Unreadable(row.number, "; ".join(faults), str(text)), name, wanted)
-    return Found(identity or place, text, label or "", split, name, source)
-
-
-def _as_name(value: Any) -> str | None:
-    """A label, id or split as a string, or None where it is none: classes are often numbered."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # tables with a gap turn whole numbers into floats
-    if isinstance(value, str | int):
-        return str(value).strip() or None
-    return None
-
-
-def _as_spans(value: Any) -> str | None:
-    """A list of {"start": int, "end": int, "label": str}, also as JSON text, in the form that tables hold."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-        spans = [Span(index(span["start"]), index(span["end"]), _as_name(span["label"]) or "") for span in found]
-    except (TypeError, KeyError, ValueError, RecursionError):
-        return None
-    return spans_to_json(spans) if all(span.label for span in spans) else None
-
-
-def _label_form(wanted: Wanted) -> str:
-    return 'a list of {"start", "end", "label"}' if wanted.spans else "a label"
+    return Found(identity or place, text, pair, target or "", split, name, source)
 
 
 def _kind(value: Any) -> str:
@@ -314,27 +284,37 @@ def _check_splits(found: list[Found], wanted: Wanted, problems: Problems) -> Non
     for split, count in sorted(Counter(row.split for row in wrong).items(), key=str):
         first = next(row.id for row in wrong if row.split == split)
         problems.add(
-            f"{wanted.table}: column {wanted.split!r} says {split!r} in {count} rows, first {first}; "
+            f"{wanted.table}: column {wanted.columns['split']!r} says {split!r} in {count} rows, first {first}; "
             f"{allowed(wanted.splits)}"
         )
 
 
-def _check_labels(name: str, task: Task, rows: list[Found], problems: Problems) -> None:
-    labels = {row.label for row in rows}
-    if task.labels_spans:
-        if labels == {spans_to_json([])}:
-            problems.add(f"tasks.{name}: not one of the {len(rows)} texts has a span")
-    elif len(labels) == 1:
-        problems.add(
-            f"tasks.{name}: one class only, {labels.pop()!r} in {len(rows)} rows; a classification needs two or more"
-        )
+def _split_labelled(rows: list[Found], seed: int) -> list[Found]:
+    """Every row with a split: the given one, that of its file's name, or one that is drawn by the text's hash.
+
+    File names say the split where one of them begins with `train` and one with `test`. Without one for validation it
+    is drawn from the training rows.
+    """
+    by_file = {row.file: _named_split(row.file) for row in rows}
+    named = set(by_file.values())
+    if not {TRAIN, TEST} <= named:
+        by_file = dict.fromkeys(by_file)
+    shares: dict[str | None, dict[str, float]] = {None: TASK_SHARES}
+    if VALIDATION not in named:
+        shares[TRAIN] = {VALIDATION: TASK_SHARES[VALIDATION]}
+
+    def split_of(row: Found) -> str:
+        found = row.split or by_file[row.file]
+        given = row.split is not None or found not in shares
+        return found if given and found else draw_split(seed, row.text, shares[found])
+
+    return [replace(row, split=split_of(row)) for row in rows]
 
 
-def _split_labelled(rows: list[Found], seed: int) -> list[Labelled]:
-    return [
-        Labelled(row.id, row.text, row.label, row.split or draw_split(seed, row.text, TASK_SHARES), row.file)
-        for row in rows
-    ]
+def _named_split(name: str) -> str | None:
+    """The split that a file is named after: `dev.conll`, `wnut17/train.conll.gz`; None: it is named after none."""
+    stem = name.rpartition("/")[2].lower()
+    return next((split for word, split in SPLIT_WORDS.items() if stem.startswith(word)), None)
 
 
 def _split_documents(rows: list[Found], source: Source, seed: int) -> list[Document]:

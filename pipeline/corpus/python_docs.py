@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Source
 from pipeline.corpus.docstrings import SourceFile, read_all
+from pipeline.corpus.forms.labels import LABELS
 from pipeline.corpus.installed import STDLIB
 from pipeline.corpus.masking import ALIASES, mask_names
 from pipeline.corpus.near_duplicates import first_of_their_kind
@@ -19,10 +20,8 @@ from pipeline.corpus.rows import (
     DOCUMENTS,
     REJECTED_CHARACTERS,
     REJECTED_COLUMNS,
-    TASK_COLUMNS,
     Corpus,
     Document,
-    Labelled,
     Rejected,
     frame,
 )
@@ -63,7 +62,7 @@ def read_python_docs(source: Source, seed: int) -> Corpus:
         )
     return Corpus(
         documents=frame(list(_documents(kept)), DOCUMENT_COLUMNS),
-        tasks={TASK: frame([_labelled(entry) for entry in kept], TASK_COLUMNS)},
+        tasks={TASK: frame([_labelled(entry) for entry in kept], LABELS.columns(with_pair=False))},
         rejected=frame(rejected, REJECTED_COLUMNS),
         facts={"files": len(files), "docstrings": len(entries), "near_duplicates_removed": len(entries) - len(kept)},
     )
@@ -156,10 +155,9 @@ def _documents(entries: list[Entry]) -> Iterator[Document]:
             yield Document(_file_id(file), "\n\n".join(parts), splits[file], file.module, file.library)
 
 
-def _labelled(entry: Entry) -> Labelled:
-    return Labelled(
-        f"{_file_id(entry.file)}:{entry.line}", entry.masked, entry.file.library, entry.split, entry.file.module
-    )
+def _labelled(entry: Entry) -> tuple[str, ...]:
+    identity = f"{_file_id(entry.file)}:{entry.line}"
+    return identity, entry.masked, entry.file.library, entry.split, entry.file.module
 
 
 def _file_id(file: SourceFile) -> str:

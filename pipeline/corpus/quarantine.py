@@ -1,7 +1,7 @@
 """Setting bad rows aside with every reason, and refusing a corpus with too many of them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,28 +10,11 @@ import pandas as pd
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Validate
-from pipeline.common.spans import spans_from_json
-from pipeline.corpus.expectations import (
-    CRITICAL,
-    SPAN_FAULTS,
-    WARNING,
-    Examiner,
-    Outcome,
-    label_checks,
-    row_checks,
-    schema_checks,
-    span_checks,
-    table_checks,
-)
-from pipeline.corpus.rows import (
-    DOCUMENT_COLUMNS,
-    DOCUMENTS,
-    QUARANTINE_COLUMNS,
-    SPAN_COLUMNS,
-    TASK_COLUMNS,
-    frame,
-    span_labels,
-)
+from pipeline.corpus.checks import CRITICAL, WARNING, row_checks, schema_checks, table_checks
+from pipeline.corpus.expectations import Examiner, Outcome
+from pipeline.corpus.forms.form import PAIR, Form
+from pipeline.corpus.forms.kinds import form_of
+from pipeline.corpus.rows import DOCUMENT_COLUMNS, DOCUMENTS, QUARANTINE_COLUMNS, frame
 from pipeline.corpus.splitting import DOCUMENT_SPLITS, TASK_SPLITS, TEST, TRAIN, VALIDATION
 
 REPLACEMENT = "\ufffd"
@@ -67,24 +50,29 @@ def judge(name: str, table: pd.DataFrame, rejected: pd.DataFrame, settings: Vali
         table: its rows, as `ingest` wrote them.
         rejected: what `ingest` could not read of it; these rows count into the budget.
     """
-    label = label_column(name, table)
-    columns, splits = COLUMNS[label], TASK_SPLITS if label else DOCUMENT_SPLITS
+    form = None if name == DOCUMENTS else form_of(table.columns.to_list())
+    pair = [PAIR] if form and PAIR in table.columns else []
+    columns = form.columns(bool(pair)) if form else DOCUMENT_COLUMNS
+    splits = TASK_SPLITS if form else DOCUMENT_SPLITS
     schema = examiner.examine(f"{name}-schema", table, schema_checks(columns, table.columns.to_list()))
     if faults := _critical_faults(schema, table):
         return Verdict(table.iloc[:0], frame([], QUARANTINE_COLUMNS), schema, faults, {"rows": len(table)})
 
     table = table.fillna("").reset_index(drop=True)  # a missing value is an empty one
     reasons: defaultdict[int, list[str]] = defaultdict(list)
-    by_row = examiner.examine(f"{name}-rows", measure(table), row_checks(settings, splits, label))
+    filled = dict.fromkeys(pair, "a second text") | {form.target: form.wording} if form else {}
+    faults = form.faults if form else {}
+    by_row = examiner.examine(f"{name}-rows", measure(table, form), row_checks(settings, splits, filled, faults))
     _collect(by_row, range(len(table)), reasons)
 
     passed = table.drop(index=list(reasons))
-    whole = COUNTS[label](find_copies(passed))
+    whole = find_copies(passed)
     checks = table_checks(settings, splits, whole)
     if passed.empty:
         checks = checks[:1]  # `not_empty` says it all
-    elif label and (whole["split"] == TRAIN).any():
-        checks += label_checks(settings, whole) if label == "label" else span_checks(whole)
+    elif form and (whole["split"] == TRAIN).any():
+        whole, of_targets = form.checks(settings, whole)
+        checks += of_targets
     of_table = examiner.examine(f"{name}-table", whole, checks)
     copies = _collect_copies(whole, reasons)
     _collect([outcome for outcome in of_table if outcome.check.name not in COPIES], whole.index.to_list(), reasons)
@@ -108,13 +96,6 @@ def judge(name: str, table: pd.DataFrame, rejected: pd.DataFrame, settings: Vali
     )
 
 
-def label_column(name: str, table: pd.DataFrame) -> str | None:
-    """The column that holds what a task learns: `label`, or `spans` if the table has it; None for documents."""
-    if name == DOCUMENTS:
-        return None
-    return "spans" if "spans" in table.columns else "label"
-
-
 def _quarantined(name: str, table: pd.DataFrame, reasons: Mapping[int, list[str]]) -> pd.DataFrame:
     bad = sorted(reasons)
     rows = table.take(bad)
@@ -125,86 +106,34 @@ def _quarantined(name: str, table: pd.DataFrame, reasons: Mapping[int, list[str]
     )
 
 
-def measure(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the shares (float64, of a text's characters) of U+FFFD and of control characters."""
+def measure(table: pd.DataFrame, form: Form | None = None) -> pd.DataFrame:
+    """Add the shares (float64, of a text's characters) of U+FFFD and of control characters, and the form's faults."""
     length = table["text"].str.len().clip(lower=1)
-    if "spans" in table:
-        faults = find_span_faults(table["text"].tolist(), table["spans"].tolist())
-        table = pd.concat([table, pd.DataFrame(faults, index=table.index, dtype="str")], axis=1)
+    if form and form.faults:
+        faults = pd.DataFrame(form.find_faults(table), index=table.index, dtype="str")
+        table = pd.concat([table, faults], axis=1)
     return table.assign(
         replacement_share=(table["text"].str.count(REPLACEMENT) / length).astype("float64"),
         control_share=(table["text"].str.count(CONTROL) / length).astype("float64"),
     )
 
 
-def find_span_faults(texts: Sequence[str], spans: Sequence[str]) -> dict[str, list[str | None]]:
-    """For each of `SPAN_FAULTS` the first span of each text that has it, None where none has."""
-    faults: dict[str, list[str | None]] = {name: [None] * len(texts) for name in SPAN_FAULTS}
-    for row, (text, content) in enumerate(zip(texts, spans, strict=True)):
-        end = 0
-        for span in spans_from_json(content) if content else []:
-            words = text[max(span.start, 0) : max(span.end, 0)]
-            found = {
-                "span_outside": not 0 <= span.start < span.end <= len(text),
-                "span_blank": words != words.strip(),
-                "span_overlap": span.start < end,
-            }
-            for name in (name for name, is_fault in found.items() if is_fault and faults[name][row] is None):
-                faults[name][row] = f"{span.start}-{span.end} {span.label}"
-            end = max(end, span.end)
-    return faults
-
-
-def count_span_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `training_spans` (of a training row with spans), `unknown_label` (the first label of a row that training has
-    not) and `untested_label` (of a training row: the first that the test split has not); missing elsewhere.
-    """
-    unique = table["duplicate_of"].isna() & table["copy_of_held_out"].isna()
-    labels = span_labels(table["spans"])
-    split, first = table["split"].loc[labels.index], ~labels.index.duplicated()
-    training, test = (set(labels[(split == name) & unique.loc[labels.index]]) for name in (TRAIN, TEST))
-    unknown, untested = labels[~labels.isin(training)], labels[~labels.isin(test) & (split == TRAIN)]
-    return table.assign(
-        training_spans=labels[first & (split == TRAIN)].reindex(table.index),
-        unknown_label=unknown[~unknown.index.duplicated()].reindex(table.index),
-        untested_label=untested[~untested.index.duplicated()].reindex(table.index),
-    )
-
-
 def find_copies(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `duplicate_of` and `copy_of_held_out` (the id of the copy that is kept, missing for the kept ones).
+    """Add `content` (what makes a row: its text and the second one), `duplicate_of` and `copy_of_held_out` (the id of
+    the copy that is kept, missing for the kept ones).
 
-    Of equal texts the first is kept, one in the test split rather than in validation rather than in training: what is
-    held out must not lose rows to the text that it is held out from.
+    Of equal contents the first is kept, one in the test split rather than in validation rather than in training: what
+    is held out must not lose rows to the text that it is held out from.
     """
     precedence = table["split"].map({TEST: 0, VALIDATION: 1, TRAIN: 2})
+    table = table.assign(content=table["text"] + "\0" + table[PAIR] if PAIR in table else table["text"])
     order = table.assign(precedence=precedence).sort_values("precedence", kind="stable")
-    kept = order.drop_duplicates("text").set_index("text")
-    kept_id, kept_split = table["text"].map(kept["id"]), table["text"].map(kept["split"])
+    kept = order.drop_duplicates("content").set_index("content")
+    kept_id, kept_split = table["content"].map(kept["id"]), table["content"].map(kept["split"])
     is_copy, same_split = kept_id != table["id"], kept_split == table["split"]
     return table.assign(
         duplicate_of=kept_id.where(is_copy & same_split), copy_of_held_out=kept_id.where(is_copy & ~same_split)
     )
-
-
-def count_classes(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `training_label` and `test_label`, missing outside their splits, and `in_largest_class` (1.0, 0.0 or NaN)."""
-    unique = table["duplicate_of"].isna() & table["copy_of_held_out"].isna()
-    training_label = table["label"].where(unique & (table["split"] == TRAIN))
-    largest = training_label.value_counts().sort_index().sort_values(ascending=False, kind="stable").index[:1]
-    return table.assign(
-        training_label=training_label,
-        test_label=table["label"].where(unique & (table["split"] == TEST)),
-        in_largest_class=training_label.isin(largest).astype("float64").where(training_label.notna()),
-    )
-
-
-COLUMNS = {None: DOCUMENT_COLUMNS, "label": TASK_COLUMNS, "spans": SPAN_COLUMNS}
-COUNTS: dict[str | None, Callable[[pd.DataFrame], pd.DataFrame]] = {
-    None: lambda table: table,
-    "label": count_classes,
-    "spans": count_span_labels,
-}
 
 
 def _collect(outcomes: Iterable[Outcome], index: Any, reasons: defaultdict[int, list[str]]) -> None:
@@ -278,7 +207,7 @@ def describe_outcomes(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
     return {
         outcome.check.name: {
             "meaning": outcome.check.meaning,
-            "severity": outcome.check.severity.value,
+            "severity": outcome.check.severity,
             "success": outcome.success,
             "rows": outcome.rows,
             "share": outcome.rows / max(1, outcome.examined),

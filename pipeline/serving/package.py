@@ -9,13 +9,13 @@ Same model, same bytes: the hash is the model's identity in every registry.
 """
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import atomic_path, read_json, sha256_file, sha256_json, write_json
+from pipeline.serving.kinds import SERVED
 
 MODEL_FILES = ("model.safetensors", "tokenizer.json", "config.json")
 SIGNATURE, INPUT_EXAMPLE, MANIFEST = "signature.json", "input_example.json", "package.json"
@@ -30,7 +30,7 @@ class Package:
         folder: where it lies.
         hash: sha256 over the names and hashes of its files.
         kind: of task.
-        labels: the classes, in the order of the probabilities; or those of spans.
+        labels: the classes, in the order of the probabilities; or those of spans; empty for kinds without labels.
     """
 
     folder: Path
@@ -43,17 +43,17 @@ class Package:
         return read_json(self.folder / SIGNATURE)
 
     @property
-    def input_example(self) -> list[str]:
+    def input_example(self) -> list[Any]:
         return read_json(self.folder / INPUT_EXAMPLE)["inputs"]
 
 
-def write_package(model: Path | str, folder: Path | str, examples: list[str]) -> Package:
+def write_package(model: Path | str, folder: Path | str, examples: list[Any]) -> Package:
     """Make the package of a fine-tuned model; the manifest comes last, so that a torn package has none.
 
     Args:
         model: folder of the fine-tuned model, as `save_checkpoint_folder` wrote it.
         folder: where the package goes; what lay there is replaced.
-        examples: texts of the input example.
+        examples: requests of the input example.
 
     Raises:
         HallmarkError: a file of the model is missing.
@@ -98,30 +98,10 @@ def read_package(folder: Path | str) -> Package:
 
 def _task(folder: Path) -> tuple[str, tuple[str, ...]]:
     task = read_json(folder / "config.json")["task"]
-    return task["kind"], tuple(task["labels"])
+    return task["kind"], tuple(task.get("labels", ()))
 
 
 def _signature(kind: str, labels: tuple[str, ...]) -> dict[str, Any]:
     """What a request holds and an answer gives, readable without any library."""
-    return {"inputs": [{"type": "string"}], "outputs": OUTPUTS[kind](list(labels))}
-
-
-OUTPUTS: dict[str, Callable[[list[str]], list[dict[str, Any]]]] = {
-    "classification": lambda labels: [
-        {"name": "label", "type": "string", "one_of": labels},
-        {"name": "probabilities", "type": "map of label to number"},
-    ],
-    "token_classification": lambda labels: [
-        {
-            "name": "spans",
-            "type": "list",
-            "of": [
-                {"name": "start", "type": "integer"},
-                {"name": "end", "type": "integer"},
-                {"name": "label", "type": "string", "one_of": labels},
-                {"name": "text", "type": "string"},
-                {"name": "score", "type": "number"},
-            ],
-        }
-    ],
-}
+    served = SERVED[kind]
+    return {"inputs": served.inputs, "outputs": served.outputs(list(labels))}

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.common.environment import be_quiet
+from pipeline.serving.kinds import SERVED
 from pipeline.serving.package import Package, read_package
 
 be_quiet()
@@ -14,9 +15,6 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow.pyfunc  # noqa: E402 - it reads the environment when it is imported
 
-from pipeline.serving import pyfunc_model, pyfunc_spans  # noqa: E402 - they import MLflow
-
-SERVED = {"classification": pyfunc_model, "token_classification": pyfunc_spans}  # what answers, by kind of task
 ROOMS = Path(__file__).resolve().parents[1]
 SERVED_ROOMS = ("common", "model", "serving", "tasks", "tokenization")  # what the served model imports
 REQUIREMENTS = (
@@ -37,7 +35,7 @@ def save_pyfunc(package: Package | Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hallmark-code-") as code:
         mlflow.pyfunc.save_model(
             path=str(folder),
-            python_model=SERVED[package.kind].__file__,
+            python_model=str(SERVED[package.kind].file),
             artifacts={"package": str(package.folder.resolve())},
             code_paths=[str(_copy_code(Path(code)))],
             input_example=package.input_example,

@@ -8,8 +8,8 @@ from pipeline.stages.door import Stage, run_stage
 
 def main(stage: Stage) -> None:
     from pipeline.common.tables import write_table
+    from pipeline.corpus.describing import describe
     from pipeline.corpus.installed import check_installed
-    from pipeline.corpus.rows import describe
     from pipeline.corpus.sources import read_sources
 
     source, seed = stage.params.source, stage.params.seed

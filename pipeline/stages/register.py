@@ -1,25 +1,25 @@
 """Stage `register@TASK`: the fine-tuned model as a package that proves itself, and a version in the registry."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.layout import FINETUNED, PREDICTIONS, REGISTERED, clean_task
 from pipeline.stages.door import Stage, run_stage
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pipeline.serving.kinds import Difference
 
 COMPARED_ROWS = 512  # of the test split, evenly spread
-EXAMPLES = 2
+EXAMPLES, EXAMPLE_CHARACTERS = 2, 200
 TOLERANCE = 1e-5  # of a probability: another batch may sum in another order
 
 
 def main(stage: Stage) -> None:
-    from pipeline.common.tables import read_table
+    from pipeline.common.tables import read_table, records
+    from pipeline.serving.kinds import SERVED
     from pipeline.serving.package import write_package
     from pipeline.serving.reload import predict_in_fresh_process
     from pipeline.serving.save import save_pyfunc
@@ -27,81 +27,47 @@ def main(stage: Stage) -> None:
     task = stage.task_name
     predictions = read_table(PREDICTIONS / f"{task}.parquet")
     predictions = predictions.iloc[:: -(-len(predictions) // COMPARED_ROWS)]
-    texts = read_table(clean_task(task), columns=["id", "text"]).set_index("id")["text"]
-    texts = [str(texts[name]) for name in predictions["id"]]
+    served = SERVED[stage.task.kind]
+    rows = records(read_table(clean_task(task)).set_index("id", drop=False).loc[predictions["id"]])
+    requests = [served.request(row) for row in rows]
 
-    package = write_package(FINETUNED / task, REGISTERED / task, [text[:200] for text in texts[:EXAMPLES]])
+    examples = [served.request(row | {"text": row["text"][:EXAMPLE_CHARACTERS]}) for row in rows[:EXAMPLES]]
+    package = write_package(FINETUNED / task, REGISTERED / task, examples)
     saved = stage.scratch / "model"
     shutil.rmtree(saved, ignore_errors=True)
     save_pyfunc(package, saved)
-    compare = COMPARISONS[stage.task.kind]
-    answers = predict_in_fresh_process(saved, texts)
-    difference = compare(predictions, answers, where=str(PREDICTIONS / f"{task}.parquet"))
+    answers = predict_in_fresh_process(saved, requests)
+    found = [served.compare(*pair) for pair in zip(records(predictions), answers, strict=True)]
+    difference = refuse_difference(predictions["id"].tolist(), found, where=str(PREDICTIONS / f"{task}.parquet"))
     stage.announce(
         {
             "package_hash": package.hash,
-            "reloaded": f"{len(texts)} test rows predicted alike by a fresh process; "
+            "reloaded": f"{len(requests)} test rows predicted alike by a fresh process; "
             f"largest difference of a probability {difference:.1e}",
         }
     )
-    stage.write_metrics({"package_hash": package.hash, "rows_compared": len(texts)})
+    stage.write_metrics({"package_hash": package.hash, "rows_compared": len(requests)})
     register(stage, saved)
     shutil.rmtree(stage.scratch)
 
 
-def compare_labels(predictions: "pd.DataFrame", answers: list[dict[str, Any]], where: str) -> float:
-    """The largest difference between a probability of `evaluate` and of the reloaded model.
-
-    Args:
-        predictions: rows of predictions/TASK.parquet.
-        answers: of the reloaded model to the same texts.
-        where: names the file in the message.
+def refuse_difference(ids: list[str], found: list["Difference"], where: str) -> float:
+    """The largest difference of a probability.
 
     Raises:
-        HallmarkError: another label for any row, or a difference above the tolerance.
+        HallmarkError: any row is answered otherwise, or a probability differs by more than the tolerance.
     """
-    labels = [answer["label"] for answer in answers]
-    other = [name for name, a, b in zip(predictions["id"], predictions["predicted"], labels, strict=True) if a != b]
-    largest = max(
-        abs(row[f"p_{label}"] - value)
-        for (_, row), answer in zip(predictions.iterrows(), answers, strict=True)
-        for label, value in answer["probabilities"].items()
-    )
-    refuse_difference(other, len(labels), largest, where)
-    return float(largest)
-
-
-def compare_spans(predictions: "pd.DataFrame", answers: list[dict[str, Any]], where: str) -> float:
-    """The largest difference between a span's score of `evaluate` and of the reloaded model.
-
-    Args, raises: as `compare_labels`, with other spans for any row.
-    """
-    other, largest = [], 0.0
-    for row, answer in zip(predictions.to_dict("records"), answers, strict=True):
-        found = [{name: span[name] for name in ("start", "end", "label")} for span in answer["spans"]]
-        if found != json.loads(row["predicted"]):
-            other.append(row["id"])
-            continue
-        scores = [span["score"] for span in answer["spans"]]
-        largest = max([largest, *(abs(a - b) for a, b in zip(row["scores"], scores, strict=True))])
-    refuse_difference(other, len(answers), largest, where)
-    return float(largest)
-
-
-def refuse_difference(other: list[Any], rows: int, largest: float, where: str) -> None:
-    """Raise a `HallmarkError` if there are `other` rows, or a probability differs by more than the tolerance."""
+    other = [name for name, difference in zip(ids, found, strict=True) if difference.other]
+    largest = max(difference.probability for difference in found)
     if not other and largest <= TOLERANCE:
-        return
-    first = f"; first: {', '.join(map(str, other[:5]))}" if other else ""
+        return float(largest)
+    first = f"; first: {', '.join(other[:5])}" if other else ""
     raise HallmarkError(
-        f"the reloaded model does not predict what `evaluate` predicted: {len(other)} of {rows} labels "
+        f"the reloaded model does not predict what `evaluate` predicted: {len(other)} of {len(ids)} answers "
         f"differ, probabilities by up to {largest:.1e}{first}",
         where=where,
         fix="were they made on another machine or device? then: dvc repro --force-downstream evaluate@TASK",
     )
-
-
-COMPARISONS = {"classification": compare_labels, "token_classification": compare_spans}
 
 
 def register(stage: Stage, saved: Path) -> None:

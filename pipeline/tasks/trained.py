@@ -68,7 +68,7 @@ class Trained:
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, task: dict[str, Any]) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.labels: list[str] = task["labels"]
+        self.labels: list[str] = task.get("labels", [])
         self.max_tokens: int = task["max_tokens"]
         self.precision = PRECISIONS[task["precision"]]
 

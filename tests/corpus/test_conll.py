@@ -13,9 +13,12 @@ from pipeline.common.spans import Span, spans_from_json, spans_to_json
 from pipeline.corpus.conll import join_words, read_sentences
 from pipeline.corpus.expectations import Examiner
 from pipeline.corpus.files import read_files
+from pipeline.corpus.forms.labelled_spans import SPANS
 from pipeline.corpus.quarantine import judge
 from pipeline.corpus.readers import Row, Unreadable
-from pipeline.corpus.rows import REJECTED_COLUMNS, SPAN_COLUMNS, Corpus, frame
+from pipeline.corpus.rows import REJECTED_COLUMNS, Corpus, frame
+
+SPAN_COLUMNS = SPANS.columns(with_pair=False)
 
 
 def read(path: Path, content: str, tag_column: int | None = None) -> list[tuple[str, list[tuple[str, str]]] | str]:
@@ -182,6 +185,10 @@ def test_a_table_that_has_nothing_to_learn_is_refused(tmp_path: Path) -> None:
         for split in ("train", "validation", "test")
     ]
     verdict = judge(
-        "tasks/names", frame(rows, SPAN_COLUMNS), frame([], REJECTED_COLUMNS), Validate(), Examiner(tmp_path / "docs")
+        "tasks/names",
+        frame(rows, SPAN_COLUMNS),
+        frame([], REJECTED_COLUMNS),
+        Validate(),
+        Examiner(tmp_path / "docs"),
     )
     assert any("spans_to_learn" in fault for fault in verdict.faults)

@@ -10,7 +10,7 @@ import pytest
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Source, Task
 from pipeline.corpus.files import read_files
-from pipeline.corpus.rows import DOCUMENT_COLUMNS, TASK_COLUMNS, Corpus
+from pipeline.corpus.rows import DOCUMENT_COLUMNS, Corpus
 
 LABELS = "text,label\n" + "".join(f"第{number}条 review 😀,{'good' if number % 2 else 'bad'}\n" for number in range(60))
 
@@ -48,7 +48,7 @@ def test_files_become_documents_and_labelled_rows(own: Path) -> None:
     assert corpus.documents["source"].to_list() == ["**/*.txt", "**/*.txt", "**/*.md"]
     assert set(corpus.documents["split"]) == {"train", "validation"}
     task = corpus.tasks["mood"]
-    assert task.columns.to_list() == TASK_COLUMNS
+    assert task.columns.to_list() == ["id", "text", "label", "split", "group"]
     assert task[["id", "text", "label", "group"]].iloc[0].to_list() == [
         "labels.csv:2",
         "第0条 review 😀",
@@ -67,6 +67,26 @@ def test_splits_are_drawn_by_text_so_copies_stay_together(own: Path) -> None:
     assert 140 < counts["test"] < 260
     assert 60 < counts["validation"] < 140
     assert (task.groupby("text")["split"].nunique() == 1).all()
+
+
+def test_tables_named_after_splits_are_those_splits_and_validation_comes_from_training(own: Path) -> None:
+    for name in ("train", "test"):
+        (own / f"{name}.csv").write_text(LABELS.replace("第", name), encoding="utf-8")
+    rows = read(own, {"path": "t*.csv"}).tasks["mood"]
+    splits = {name: set(rows.loc[rows["group"] == f"{name}.csv", "split"]) for name in ("train", "test")}
+    assert splits == {"train": {"train", "validation"}, "test": {"test"}}
+    alone = read(own, {"path": "train.csv"}).tasks["mood"]
+    assert set(alone["split"]) == {"train", "validation", "test"}
+
+
+def test_a_second_text_is_a_column_of_its_own(own: Path) -> None:
+    lines = [f"wet,it rains {number},{'no' if number % 2 else 'yes'}" for number in range(9)]
+    (own / "pairs.csv").write_text("\n".join(["premise,hypothesis,label", *lines, "wet,,yes"]), encoding="utf-8")
+    corpus = read(own, {"path": "pairs.csv", "text_column": "premise", "pair_column": "hypothesis"})
+    rows = corpus.tasks["mood"]
+    assert rows.columns.to_list() == ["id", "text", "pair", "label", "split", "group"]
+    assert rows[["text", "pair", "label"]].iloc[1].to_list() == ["wet", "it rains 1", "no"]
+    assert rows["split"].nunique() == 1  # one text, one side
 
 
 def test_columns_are_mapped_and_splits_and_ids_are_taken(own: Path) -> None:

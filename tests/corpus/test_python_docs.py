@@ -11,10 +11,11 @@ from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Source
 from pipeline.corpus import docstrings
 from pipeline.corpus.docstrings import read_all
+from pipeline.corpus.forms.labels import LABELS
 from pipeline.corpus.masking import name_pattern
 from pipeline.corpus.near_duplicates import first_of_their_kind
 from pipeline.corpus.python_docs import answers, library_files, read_python_docs
-from pipeline.corpus.rows import DOCUMENT_COLUMNS, TASK_COLUMNS, Corpus
+from pipeline.corpus.rows import DOCUMENT_COLUMNS, Corpus
 from tests.corpus.conftest import Install
 
 MODULE = '''
@@ -121,7 +122,7 @@ REAL = Source.model_validate({"libraries": ["networkx", "prefect"], "min_charact
 def test_columns_ids_and_dtypes(real: Corpus) -> None:
     task = real.tasks["library"]
     assert real.documents.columns.to_list() == DOCUMENT_COLUMNS
-    assert task.columns.to_list() == TASK_COLUMNS
+    assert task.columns.to_list() == LABELS.columns(with_pair=False)
     assert real.documents["id"].is_unique
     assert task["id"].is_unique
     assert set(map(str, [*real.documents.dtypes, *task.dtypes])) == {"str"}

@@ -8,10 +8,11 @@ import pytest
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Validate
-from pipeline.corpus import expectations
-from pipeline.corpus.expectations import CRITICAL, Check, Examiner
+from pipeline.corpus.checks import CRITICAL, Check
+from pipeline.corpus.expectations import Examiner
+from pipeline.corpus.forms.labels import LABELS
 from pipeline.corpus.quarantine import Verdict, describe_outcomes, find_copies, judge, refuse
-from pipeline.corpus.rows import DOCUMENT_COLUMNS, REJECTED_COLUMNS, TASK_COLUMNS, frame
+from pipeline.corpus.rows import DOCUMENT_COLUMNS, REJECTED_COLUMNS, frame
 
 SPLITS = ["train", "train", "train", "validation", "test"]
 
@@ -19,7 +20,7 @@ SPLITS = ["train", "train", "train", "validation", "test"]
 def make_task(rows: int = 100) -> pd.DataFrame:
     return frame(
         [(f"r{n}", f"Text number {n} 文本😀.", "ab"[n // 5 % 2], SPLITS[n % 5], "file.csv") for n in range(rows)],
-        TASK_COLUMNS,
+        LABELS.columns(with_pair=False),
     )
 
 
@@ -138,6 +139,17 @@ def test_copies_are_found_in_order_of_precedence() -> None:
     assert found["copy_of_held_out"].fillna("-").to_list() == ["b", "-", "-", "-"]
 
 
+def test_rows_of_one_text_with_other_second_texts_are_no_copies(examiner: Examiner) -> None:
+    table = make_task().assign(text="one text for all")
+    table.insert(2, "pair", [f"pair {n % 90}" for n in range(100)])
+    table.loc[3, "pair"] = " "
+    verdict = judge_task(table, examiner, max_duplicate_share=0.2)
+    assert verdict.faults == []
+    assert verdict.counts["duplicates"] == 9
+    reasons = dict(zip(verdict.quarantined["id"], verdict.quarantined["reasons"], strict=True))
+    assert reasons["r3"] == "pair_not_empty (expected: every row has a second text)"
+
+
 def test_too_many_bad_rows_fail_and_say_which(examiner: Examiner, tmp_path: Path) -> None:
     task = make_task()
     task.loc[list(range(10, 17)), "text"] = ""
@@ -214,9 +226,7 @@ def test_a_table_of_bad_rows_only_is_refused(examiner: Examiner) -> None:
 
 
 def test_an_expectation_that_raises_is_a_fault_of_the_program(examiner: Examiner) -> None:
-    check = Check(
-        "typo", "", expectations.gxe.ExpectColumnMeanToBeBetween, {"column": "txet", "max_value": 1}, CRITICAL
-    )
+    check = Check("typo", "", "ExpectColumnMeanToBeBetween", {"column": "txet", "max_value": 1}, CRITICAL)
     with pytest.raises(RuntimeError, match=r"expectation typo could not be computed: .*txet"):
         examiner.examine("documents", make_documents(), [check])
 

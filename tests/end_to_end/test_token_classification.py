@@ -60,7 +60,7 @@ def test_a_second_task_of_labelled_spans_is_built_to_its_package(built_project: 
     assert "span F1" in page
     assert "word shapes + logistic regression" in page
     curve = (toy.root / "report/curves/tasks/names_finetune.csv").read_text().splitlines()
-    assert curve[0] == "step,macro_f1"
+    assert curve[0] == "step,score"
     summary = json.loads(toy.hallmark("summary", "--json").stdout)
     assert summary["tasks"]["names"]["micro_f1"] == {
         part: metrics["micro_f1"][part] for part in ("value", "low", "high")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.common.files import sha256_folder
 from pipeline.evaluation.report.charts import Bar, Line, interval_chart, line_chart, ticks
-from pipeline.evaluation.report.findings import CLASSIFICATION, bars, confusions, result_rows, verdicts, worst_mistakes
+from pipeline.evaluation.report.class_page import CLASSIFICATION, worst_mistakes
+from pipeline.evaluation.report.findings import bars, confusions, result_rows, verdicts
 from pipeline.evaluation.report.page import code, markdown, write_report
 
 EVIL = "</pre><script>alert('x')</script> & | `code` *bold* [link](http://x)"
@@ -77,14 +78,14 @@ def make_facts() -> dict[str, Any]:
             "train_texts_cut": 7,
             "validation_texts": 50,
         },
-        "verdicts": verdicts(metrics, 0.95),
-        "bars": {headline: bars(metrics, headline) for headline in ("macro_f1", "accuracy")},
-        "results": result_rows(metrics),
+        "verdicts": verdicts(metrics, 0.95, CLASSIFICATION),
+        "bars": {headline: bars(metrics, headline, CLASSIFICATION) for headline in ("macro_f1", "accuracy")},
+        "results": result_rows(metrics, CLASSIFICATION),
         "labels": [{"label": label, "used": 2, "train": 3, "validation": 1, "test": 3} for label in CLASSES],
         "confusions": confusions(predictions(), CLASSES),
         "mistakes": worst_mistakes(predictions(), texts),
         "curves": {"finetune": curve, "scratch": curve},
-        "macro_f1": {"finetune": curve, "scratch": curve},
+        "taken": "taken for",
     }
     table = {"rows": 9, "characters": 99, "splits": {"train": 5, "validation": 4}}
     counts = {"rows": 9, "kept": 7, "quarantined": 2, "duplicates": 0, "rejected": 0}
@@ -195,7 +196,7 @@ def test_the_twin_says_the_same_and_shows_the_charts_beside_it(page: str, tmp_pa
 
 def test_the_curves_are_tables_that_dvc_plots(page: str, tmp_path: Path) -> None:
     assert (tmp_path / "curves/pretrain/loss.csv").read_text() == "step,loss\n1,8.0\n2,5.0\n"
-    assert (tmp_path / "curves/tasks/kind_scratch.csv").read_text() == "step,macro_f1\n1,0.5\n2,0.7\n"
+    assert (tmp_path / "curves/tasks/kind_scratch.csv").read_text() == "step,score\n1,0.5\n2,0.7\n"
 
 
 def test_a_model_that_is_not_causal_shows_its_loss_and_no_bits_per_byte(tmp_path: Path) -> None:
@@ -211,6 +212,20 @@ def test_a_model_that_is_not_causal_shows_its_loss_and_no_bits_per_byte(tmp_path
         assert "pretrain-bits" not in text
         assert "Only a decoder goes on with a text" in text
     assert (tmp_path / "curves/pretrain/bits.csv").read_text() == "step,bits_per_byte\n"
+
+
+def test_a_task_without_labels_has_no_section_about_them(tmp_path: Path) -> None:
+    facts = make_facts()
+    task = facts["tasks"][0]
+    task |= {"labels": [], "confusions": None, "metrics": {**task["metrics"]}}
+    for name in ("precision", "labels_per_class", "classes_with_too_few_texts"):
+        del task["metrics"][name]
+    write_report(tmp_path, facts)
+    for page in ("index.html", "report.md"):
+        text = (tmp_path / page).read_text(encoding="utf-8")
+        assert "What is taken for what" not in text
+        assert "Classes" not in text
+        assert "The worst mistakes" in text
 
 
 def test_the_same_facts_are_the_same_bytes(page: str, tmp_path: Path) -> None:
@@ -230,13 +245,15 @@ def test_the_same_facts_are_the_same_bytes(page: str, tmp_path: Path) -> None:
 def test_pretraining_helped_only_where_the_interval_says_so(
     scratch: float, width: float, tone: str, start: str
 ) -> None:
-    verdict = verdicts(metrics_of(0.8, scratch, 0.7, width), 0.95)[0]
+    verdict = verdicts(metrics_of(0.8, scratch, 0.7, width), 0.95, CLASSIFICATION)[0]
     assert verdict["tone"] == tone
     assert verdict["sentence"].startswith(start + ":")
 
 
 def test_overlap_of_the_two_intervals_is_said() -> None:
-    near, far = (verdicts(metrics_of(0.8, scratch, 0.7, 0.01), 0.95)[0]["sentence"] for scratch in (0.75, 0.6))
+    near, far = (
+        verdicts(metrics_of(0.8, scratch, 0.7, 0.01), 0.95, CLASSIFICATION)[0]["sentence"] for scratch in (0.75, 0.6)
+    )
     assert near.startswith("Pretraining helped")
     assert near.endswith("intervals overlap.")
     assert far.endswith("intervals do not overlap.")
@@ -246,7 +263,7 @@ def test_the_worst_mistake_is_the_one_it_was_surest_of() -> None:
     texts = pd.DataFrame({"id": [f"id-{n}" for n in range(6)], "text": ["x" * 1000] * 6})
     found = worst_mistakes(predictions(), texts)
     assert [mistake["id"] for mistake in found] == ["id-2", "id-4", "id-1"]
-    assert found[0]["probability"] == pytest.approx(0.9)
+    assert found[0]["certainty"] == "with probability 0.900"
     assert found[0]["text"].endswith(" …")
     right = predictions().assign(predicted=lambda frame: frame["label"])
     assert worst_mistakes(right, texts) == []

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.common.spans import Span, spans_to_json
 from pipeline.evaluation.intervals import interval
-from pipeline.evaluation.report.span_findings import span_pairs, worst_spans
+from pipeline.evaluation.report.span_page import span_pairs, worst_spans
 from pipeline.evaluation.resampling import resampled_figures
 from pipeline.evaluation.word_shapes import cut_words, predict_by_word_shapes, shape
 from pipeline.tasks.span_metrics import span_figures

@@ -11,6 +11,7 @@ from pipeline.common.files import read_json
 from pipeline.common.layout import FINETUNED, PREDICTIONS, REGISTERED, clean_task
 from pipeline.common.params import Params
 from pipeline.common.tables import write_table
+from pipeline.serving.kinds import SERVED
 from pipeline.serving.package import read_package
 from pipeline.stages import register
 from pipeline.stages.door import Stage
@@ -70,24 +71,28 @@ def test_without_tracking_nothing_is_registered(
 
 
 def test_a_model_that_predicts_otherwise_is_refused() -> None:
-    predictions = pd.DataFrame({"id": ["x", "y"], "predicted": ["a", "b"], "p_a": [0.9, 0.4], "p_b": [0.1, 0.6]})
+    rows = [{"predicted": "a", "p_a": 0.9, "p_b": 0.1}, {"predicted": "b", "p_a": 0.4, "p_b": 0.6}]
     answers: list[dict[str, Any]] = [
         {"label": "a", "probabilities": {"a": 0.9, "b": 0.1}},
         {"label": "b", "probabilities": {"a": 0.4, "b": 0.6}},
     ]
-    assert register.compare_labels(predictions, answers, "predictions/t.parquet") == 0
+    assert difference("classification", rows, answers) == 0
     answers[1] = {"label": "a", "probabilities": {"a": 0.7, "b": 0.3}}
-    with pytest.raises(HallmarkError, match=r"1 of 2 labels differ, probabilities by up to 3\.0e-01; first: y"):
-        register.compare_labels(predictions, answers, "predictions/t.parquet")
+    with pytest.raises(HallmarkError, match=r"1 of 2 answers differ, probabilities by up to 3\.0e-01; first: y"):
+        difference("classification", rows, answers)
 
 
 def test_other_spans_than_those_of_evaluate_are_refused() -> None:
     spans = '[{"start": 0, "end": 4, "label": "a"}]'
-    predictions = pd.DataFrame({"id": ["x", "y"], "predicted": [spans, "[]"], "scores": [[0.5], []]})
+    rows = [{"predicted": spans, "scores": [0.5]}, {"predicted": "[]", "scores": []}]
     found = {"start": 0, "end": 4, "label": "a", "text": "Rome", "score": 0.5}
-    answers: list[dict[str, Any]] = [{"spans": [found]}, {"spans": []}]
-    assert register.compare_spans(predictions, answers, "predictions/t.parquet") == 0
-    with pytest.raises(HallmarkError, match=r"0 of 2 labels differ, probabilities by up to 1\.0e-01"):
-        register.compare_spans(predictions, [{"spans": [found | {"score": 0.6}]}, answers[1]], "predictions/t.parquet")
-    with pytest.raises(HallmarkError, match=r"1 of 2 labels differ.*first: x"):
-        register.compare_spans(predictions, [{"spans": [found | {"end": 3}]}, answers[1]], "predictions/t.parquet")
+    assert difference("token_classification", rows, [{"spans": [found]}, {"spans": []}]) == 0
+    with pytest.raises(HallmarkError, match=r"0 of 2 answers differ, probabilities by up to 1\.0e-01"):
+        difference("token_classification", rows, [{"spans": [found | {"score": 0.6}]}, {"spans": []}])
+    with pytest.raises(HallmarkError, match=r"1 of 2 answers differ.*first: x"):
+        difference("token_classification", rows, [{"spans": [found | {"end": 3}]}, {"spans": []}])
+
+
+def difference(kind: str, rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> float:
+    found = [SERVED[kind].compare(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    return register.refuse_difference(["x", "y"], found, "predictions/t.parquet")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from pipeline.common.files import read_json, read_jsonl, sha256_file
 from pipeline.common.layout import (
     CLEAN_DOCUMENTS,
@@ -19,15 +17,13 @@ from pipeline.common.layout import (
 )
 from pipeline.common.params import Params, Task
 from pipeline.common.tables import read_table
-from pipeline.evaluation.report.findings import WORDS, bars, confusions, result_rows, verdicts, worst_mistakes
+from pipeline.evaluation.report.findings import bars, result_rows, verdicts
+from pipeline.evaluation.report.kinds import PAGES
 from pipeline.evaluation.report.samples import write_samples
-from pipeline.evaluation.report.span_findings import span_counts, span_pairs, worst_spans
 from pipeline.model.weights import read_config
-from pipeline.tasks.rows import draw_labels, read_rows
-from pipeline.tasks.span_metrics import NOTHING
+from pipeline.tasks.rows import read_rows
 
 CURVE = "metrics.jsonl"
-SPLITS = ("train", "validation", "test")
 QUARANTINED_SHOWN = 20
 
 
@@ -55,10 +51,9 @@ def gather_facts(params: Params, key: str) -> dict[str, Any]:
 
 
 def task_facts(name: str, task: Task, params: Params) -> dict[str, Any]:
-    metrics, words = read_json(metrics_file(f"evaluate@{name}")), WORDS[task.kind]
-    classes = read_config(FINETUNED / name)["task"]["labels"]
-    rows = read_rows(clean_task(name))
-    found = FINDINGS[task.kind](read_table(PREDICTIONS / f"{name}.parquet"), rows, classes)
+    metrics, page = read_json(metrics_file(f"evaluate@{name}")), PAGES[task.kind]
+    config, rows, words = read_config(FINETUNED / name)["task"], read_rows(clean_task(name)), page.words
+    count = page.label_counts
     return {
         "name": name,
         "kind": task.kind,
@@ -69,41 +64,15 @@ def task_facts(name: str, task: Task, params: Params) -> dict[str, Any]:
         "verdicts": verdicts(metrics, params.evaluate.confidence, words),
         "bars": {headline: bars(metrics, headline, words) for headline in words.headlines},
         "results": result_rows(metrics, words),
-        "labels": COUNTS[task.kind](rows, classes, task, params.seed),
-        **found,
+        "taken": words.taken,
+        "labels": count(rows, config["labels"], task, params.seed) if count else [],
+        "confusions": None,
+        **page.findings(read_table(PREDICTIONS / f"{name}.parquet"), rows, config),
         "curves": {
             "finetune": validation_curve(FINETUNED / name, words.learned),
             "scratch": validation_curve(SCRATCH_ARM / name, words.learned),
         },
-        "macro_f1": {  # the column that all kinds share, for `dvc plots`
-            "finetune": validation_curve(FINETUNED / name, "macro_f1"),
-            "scratch": validation_curve(SCRATCH_ARM / name, "macro_f1"),
-        },
     }
-
-
-def class_findings(predictions: pd.DataFrame, rows: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
-    return {"confusions": confusions(predictions, classes), "mistakes": worst_mistakes(predictions, rows)}
-
-
-def span_findings(predictions: pd.DataFrame, rows: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
-    pairs = confusions(span_pairs(predictions), [*classes, NOTHING])
-    return {"confusions": pairs, "mistakes": worst_spans(predictions, rows)}
-
-
-def label_counts(rows: pd.DataFrame, classes: list[str], task: Task, seed: int) -> list[dict[str, Any]]:
-    """Rows of each label by split, and how many of them were drawn to train on."""
-    counts = pd.crosstab(rows["label"], rows["split"]).reindex(index=classes, columns=list(SPLITS), fill_value=0)
-    drawn, _ = draw_labels(rows[rows["split"] == "train"], task.labels_per_class, seed)
-    used = drawn["label"].value_counts()
-    return [
-        {"label": label, "used": int(used.get(label, 0)), **dict(zip(SPLITS, row, strict=True))}
-        for label, row in zip(classes, counts.to_numpy().tolist(), strict=True)
-    ]
-
-
-FINDINGS = {"classification": class_findings, "token_classification": span_findings}
-COUNTS = {"classification": label_counts, "token_classification": span_counts}
 
 
 def pretrain_facts() -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""What the figures of a task say, in plain sentences, and the mistakes to learn from."""
+"""What the figures of a task say, in plain sentences, whatever its kind."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from pipeline.common.params import Task
 from pipeline.evaluation.report.charts import Bar
 
 MODEL = "pretrained, fine-tuned"
@@ -20,35 +22,42 @@ class Words:
         baselines: by their keys in the metrics.
         rival: the key of the baseline that the model should beat, how it is called, and in full.
         learned: the figure on validation that training follows.
+        taken: what stands between what is true and what was predicted instead.
     """
 
     headlines: dict[str, str]
     baselines: dict[str, str]
     rival: tuple[str, str, str]
     learned: str
+    taken: str = "taken for"
 
     @property
     def lead(self) -> str:
         return next(iter(self.headlines))
 
 
-CLASSIFICATION = Words(
-    {"macro_f1": "macro-F1", "accuracy": "accuracy"},
-    {"scratch": SCRATCH, "tfidf": "TF-IDF + logistic regression", "majority": "majority class"},
-    ("tfidf", "TF-IDF", "TF-IDF with logistic regression on the same labels"),
-    "macro_f1",
-)
-TOKEN_CLASSIFICATION = Words(
-    {"micro_f1": "span F1", "macro_f1": "macro-F1"},
-    {"scratch": SCRATCH, "word_shapes": "word shapes + logistic regression"},
-    ("word_shapes", "logistic regression", "logistic regression on word shapes and the same labels"),
-    "micro_f1",
-)
-WORDS = {"classification": CLASSIFICATION, "token_classification": TOKEN_CLASSIFICATION}
-WORST, CONFUSIONS, SHOWN_CHARACTERS = 8, 10, 600
+@dataclass(frozen=True)
+class KindPage:
+    """What the page shows of a kind of task.
+
+    Attributes:
+        words: how it speaks.
+        findings: (predictions, rows, the "task" of the model's config) to "mistakes", a list of "id", "label" (what is
+            true), "predicted", "certainty" (in words) and "text"; and, where there is something to be confused,
+            "confusions", see `confusions`.
+        label_counts: (rows, labels, task, seed) to what there is of each label, for kinds that have labels.
+    """
+
+    words: Words
+    findings: Callable[[pd.DataFrame, pd.DataFrame, dict[str, Any]], dict[str, Any]]
+    label_counts: Callable[[pd.DataFrame, list[str], Task, int], list[dict[str, Any]]] | None = None
 
 
-def verdicts(metrics: dict[str, Any], confidence: float, words: Words = CLASSIFICATION) -> list[dict[str, str]]:
+WORST = 8  # mistakes shown
+CONFUSIONS, SHOWN_CHARACTERS = 10, 600
+
+
+def verdicts(metrics: dict[str, Any], confidence: float, words: Words) -> list[dict[str, str]]:
     """Whether pretraining, and the model as a whole, was shown to help: {"tone": good | bad | open, "sentence"}."""
     rival, name, in_full = words.rival
     return [
@@ -105,13 +114,13 @@ def _verdict(
     return {"tone": tone, "sentence": f"{claim}: {figures}. {own_words}"}
 
 
-def bars(metrics: dict[str, Any], headline: str, words: Words = CLASSIFICATION) -> list[Bar]:
+def bars(metrics: dict[str, Any], headline: str, words: Words) -> list[Bar]:
     """The model's figure and those of its baselines, each with its interval."""
     rows = {MODEL: metrics} | {name: metrics["baselines"][key] for key, name in words.baselines.items()}
     return [Bar(name, **{part: row[headline][part] for part in ("value", "low", "high")}) for name, row in rows.items()]
 
 
-def result_rows(metrics: dict[str, Any], words: Words = CLASSIFICATION) -> list[dict[str, Any]]:
+def result_rows(metrics: dict[str, Any], words: Words) -> list[dict[str, Any]]:
     """One row per model: its headline figures, and by how much the fine-tuned model leads it."""
     rows = [{"name": MODEL, "lead": None, **{key: metrics[key] for key in words.headlines}}]
     for key, name in words.baselines.items():
@@ -119,24 +128,6 @@ def result_rows(metrics: dict[str, Any], words: Words = CLASSIFICATION) -> list[
         lead = found[f"lead_{words.lead}"]
         rows.append({"name": name, "lead": lead, **{line: found[line] for line in words.headlines}})
     return rows
-
-
-def worst_mistakes(predictions: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The wrong predictions that the model was surest of, with their texts."""
-    sure = predictions.filter(regex="^p_").max(axis=1)
-    wrong = predictions.assign(sure=sure)[predictions["label"] != predictions["predicted"]]
-    worst = wrong.sort_values(["sure", "id"], ascending=[False, True]).head(WORST)
-    texts = rows.set_index("id")["text"]
-    return [
-        {
-            "id": row["id"],
-            "label": row["label"],
-            "predicted": row["predicted"],
-            "probability": float(row["sure"]),
-            "text": shorten(texts[row["id"]]),
-        }
-        for row in worst.to_dict("records")
-    ]
 
 
 def confusions(predictions: pd.DataFrame, classes: list[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pipeline.evaluation.report.findings import MODEL, SCRATCH
 
 HERE = Path(__file__).parent
 HTML_PAGE, MARKDOWN_PAGE = "index.html", "report.md"
+SCORE = "score"  # the column that all kinds share in `dvc plots`: the figure that each follows
 ARMS = {"finetune": MODEL, "scratch": SCRATCH}
 
 
@@ -92,8 +93,8 @@ def curve_tables(facts: dict[str, Any]) -> Mapping[str, tuple[Sequence[str], Seq
         "pretrain/bits": (("step", "bits_per_byte"), facts["pretrain"]["bits"]),
     }
     for task in facts["tasks"]:
-        for arm, points in task["macro_f1"].items():
-            tables[f"tasks/{task['name']}_{arm}"] = (("step", "macro_f1"), points)
+        for arm, points in task["curves"].items():
+            tables[f"tasks/{task['name']}_{arm}"] = (("step", SCORE), points)
     return tables
 
 

@@ -1,4 +1,4 @@
-"""What a model of labelled spans takes for what, and its worst mistakes, in the same form as those of a classifier."""
+"""The page of labelled spans: what is taken for what, and the worst mistakes."""
 
 import json
 from typing import Any
@@ -7,11 +7,22 @@ import pandas as pd
 
 from pipeline.common.params import Task
 from pipeline.common.spans import Span, spans_from_json
-from pipeline.evaluation.report.findings import WORST
+from pipeline.evaluation.report.findings import SCRATCH, WORST, KindPage, Words, confusions
 from pipeline.tasks.span_metrics import NOTHING, pair_spans
 from pipeline.tasks.token_classification import draw_texts
 
 AROUND = 60  # characters shown before and behind a span
+TOKEN_CLASSIFICATION = Words(
+    {"micro_f1": "span F1", "macro_f1": "macro-F1"},
+    {"scratch": SCRATCH, "word_shapes": "word shapes + logistic regression"},
+    ("word_shapes", "logistic regression", "logistic regression on word shapes and the same labels"),
+    "micro_f1",
+)
+
+
+def span_findings(predictions: pd.DataFrame, rows: pd.DataFrame, config: dict[str, Any]) -> dict[str, Any]:
+    pairs = confusions(span_pairs(predictions), [*config["labels"], NOTHING])
+    return {"confusions": pairs, "mistakes": worst_spans(predictions, rows)}
 
 
 def span_pairs(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +54,13 @@ def worst_spans(predictions: pd.DataFrame, rows: pd.DataFrame) -> list[dict[str,
             if span not in right:
                 wrong.append((-score, row["id"], span, _true_there(span, right)))
     return [
-        {"id": name, "label": label, "predicted": span.label, "probability": -score, "text": _around(texts[name], span)}
+        {
+            "id": name,
+            "label": label,
+            "predicted": span.label,
+            "certainty": f"with probability {-score:.3f}",
+            "text": _around(texts[name], span),
+        }
         for score, name, span, label in sorted(wrong)[:WORST]
     ]
 
@@ -57,3 +74,6 @@ def _true_there(span: Span, right: list[Span]) -> str:
 def _around(text: str, span: Span) -> str:
     before, behind = text[max(0, span.start - AROUND) : span.start], text[span.end : span.end + AROUND]
     return f"{before}[{json.dumps(text[span.start : span.end], ensure_ascii=False)[1:-1]}]{behind}"
+
+
+SPAN_PAGE = KindPage(TOKEN_CLASSIFICATION, span_findings, span_counts)

@@ -1,0 +1,15 @@
+"""The form of the rows of each kind of task."""
+
+from pipeline.corpus.forms.form import Form
+from pipeline.corpus.forms.labelled_spans import SPANS
+from pipeline.corpus.forms.labels import LABELS
+
+FORMS: dict[str, Form] = {
+    "classification": LABELS,
+    "token_classification": SPANS,
+}
+
+
+def form_of(columns: list[str]) -> Form:
+    """The form of a table with these columns; `LABELS` where no form's target is among them."""
+    return next((form for form in FORMS.values() if form.target in columns), LABELS)

@@ -1,0 +1,10 @@
+"""The page of each kind of task."""
+
+from pipeline.evaluation.report.class_page import CLASS_PAGE
+from pipeline.evaluation.report.findings import KindPage
+from pipeline.evaluation.report.span_page import SPAN_PAGE
+
+PAGES: dict[str, KindPage] = {
+    "classification": CLASS_PAGE,
+    "token_classification": SPAN_PAGE,
+}
