@@ -19,7 +19,20 @@ from pipeline.cli import app
 from pipeline.common.params import Params, load_params
 from tests.toy import ToyProject
 
-VERBS = {"doctor", "summary", "params", "sync", "register", "export", "generate", "ui", "promote", "rollback", "reap"}
+VERBS = {
+    "doctor",
+    "summary",
+    "params",
+    "sync",
+    "register",
+    "export",
+    "generate",
+    "int8",
+    "ui",
+    "promote",
+    "rollback",
+    "reap",
+}
 
 
 def test_every_verb_explains_itself() -> None:
