@@ -83,6 +83,7 @@ def activation_bytes(config: ModelConfig, shape: Shape, value_bytes: int, *, wri
         its weights     (4 + w) H S, in float32 4 H S; none where a fused kernel makes them anew
         feed-forward    w D for each product that reads x; w F, times 4 if gated, 1 for relu, 2 for the others
         dropout         a mask for what it is applied to
+        head            4 D: the gradient of what it reads, made with the loss
 
     A compiled training keeps less: it makes anew what is cheap.
 
@@ -163,19 +164,22 @@ class _Kept:
         return norms * self.norm + self.dropout(4)
 
     def head(self) -> int:
-        transform = self.copies(1) + self.value_bytes * self.config.hidden_size + self.norm
-        return self.copies(1) + (transform if self.config.head == "transform" else 0)
+        """The gradient by what its matrix reads, which the loss makes at once; BERT's transform before it."""
+        width = self.config.hidden_size
+        if self.config.head != "transform":
+            return 4 * width
+        return self.copies(1) + 2 * self.value_bytes * width + self.norm
 
 
-def logit_bytes(config: ModelConfig, shape: Shape, at_once: int | None = None) -> int:
-    """The log-probabilities of every target in float32, their gradient and that of the logits, all alive at once.
+def logit_bytes(config: ModelConfig, shape: Shape, at_once: int) -> int:
+    """The logits of a part of the targets in float32, less their largest, and their powers, all alive at once.
 
     Args:
         config, shape: see `activation_bytes`.
-        at_once: targets whose logits are held together; None: all.
+        at_once: targets of a part.
     """
     targets = shape.rows * shape.targets
-    return 3 * 4 * min(targets, at_once or targets) * config.vocab_size
+    return 3 * 4 * min(targets, at_once) * config.vocab_size
 
 
 def low_precision_bytes(module: nn.Module, value_bytes: int) -> int:

@@ -13,14 +13,12 @@ Legend: B rows, T positions, M masked positions, D hidden size, V vocabulary, N 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.params import Pretrain
@@ -30,6 +28,7 @@ from pipeline.model.norms import widen
 from pipeline.model.transformer import LanguageHead, Transformer
 from pipeline.tokenization.shards import TokenShard
 from pipeline.tokenization.tokenizer import Tokenizer
+from pipeline.training.cross_entropy import PART, in_even_parts, part_gradients, summed_nats
 from pipeline.training.distributed import Ranks
 from pipeline.training.loop import Batch, steady_sum
 from pipeline.training.masking import NO_TARGET, Masking, SentencePairs
@@ -210,17 +209,11 @@ def states_and_labels(model: Transformer, batch: Mapping[str, Tensor]) -> tuple[
     return x_BMD, labels, pairs_B2
 
 
-def head_nats(head: LanguageHead, x: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy of each label in nats, (N,); 0 where there is no target."""
-    logits_NV = widen(head(x)).flatten(0, -2)
-    return cross_entropy(logits_NV, labels.flatten(), ignore_index=NO_TARGET, reduction="none")
-
-
 def split_targets(x: Tensor, labels: Tensor, size: int | None) -> list[tuple[Tensor, Tensor]]:
-    """States and labels in parts of `size` targets (None: in one), x_ND and labels_N."""
+    """States and labels in parts of at most `size` targets (None: PART), x_ND and labels_N."""
     x_ND, labels_N = x.flatten(0, -2), labels.flatten()
-    size = size or len(labels_N)
-    return list(zip(x_ND.split(size), labels_N.split(size), strict=True))
+    size = size or PART[x.device.type]
+    return list(zip(in_even_parts(x_ND, size), in_even_parts(labels_N, size), strict=True))
 
 
 class PretrainingLoss:
@@ -230,22 +223,19 @@ class PretrainingLoss:
     sum of the two means.
 
     Args:
-        runtime: compiles the head.
-        logit_tokens: the logits of so many targets are held at once, and made anew in the backward pass; None: of all.
+        runtime: compiles what is done for each part of the targets.
+        logit_tokens: the logits of so many targets are held at once; None: PART.
     """
 
     def __init__(self, runtime: Runtime, logit_tokens: int | None = None) -> None:
-        self.head_nats = runtime.compiled(head_nats)
+        self.gradients = runtime.compiled(part_gradients)
         self.logit_tokens = logit_tokens
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         x, labels, pairs_B2 = states_and_labels(model, batch)
-        parts = split_targets(x, labels, self.logit_tokens)
-        if len(parts) == 1:
-            nats = steady_sum(self.head_nats(model.lm_head, x, labels))
-        else:
-            again = partial(checkpoint, self.head_nats, model.lm_head, use_reentrant=False)
-            nats = steady_sum(torch.cat([again(*part) for part in parts]))
+        head: LanguageHead = model.lm_head
+        x_ND = head.features(x).flatten(0, -2)
+        nats = summed_nats(x_ND, head.weight, head.bias, labels.flatten(), self.logit_tokens, self.gradients)
         if pairs_B2 is not None:
             nats = nats + labels.size(1) * cross_entropy(pairs_B2, batch["goes_on"], reduction="sum")
         return nats, (labels != NO_TARGET).sum()
@@ -267,7 +257,7 @@ class Validation:
         device: where the model is.
         most_tokens: measure on about so many; None measures all.
         ranks: that measure together, each its share of the batches; None: this process alone.
-        logit_tokens: the logits of so many targets are held at once; None: of all.
+        logit_tokens: the logits of so many targets are held at once; None: PART.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from pipeline.common.params import Compute, Pretrain
 from pipeline.model.accounting import Shape, activation_bytes, logit_bytes, low_precision_bytes
 from pipeline.model.block import Block
 from pipeline.model.config import ModelConfig
+from pipeline.training.cross_entropy import PART
 from pipeline.training.objectives import Objective
 from pipeline.training.optimizers import split_parameters
 from pipeline.training.runtime import Runtime
@@ -115,7 +116,7 @@ def plan_memory(
         "gradients": weights // cut + (gathered if cut > 1 else 0),
         "optimizer": optimizer // cut,
         "activations": activation_bytes(config, shape, value_bytes, written_out=not is_fused(config, runtime)),
-        "logits": logit_bytes(config, shape, settings.logit_tokens),
+        "logits": logit_bytes(config, shape, settings.logit_tokens or PART[runtime.device.type]),
     }
     if on_cpu:
         parts["checkpoint"] = weights + optimizer

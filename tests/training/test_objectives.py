@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.autograd.graph import saved_tensors_hooks
 
 from pipeline.common.errors import HallmarkError
 from pipeline.model.transformer import Transformer
@@ -21,7 +20,6 @@ from pipeline.training.objectives import (
     PretrainingLoss,
     Validation,
     choose_objective,
-    head_nats,
     prefix_row,
 )
 from pipeline.training.spans import SpanCorruption
@@ -221,17 +219,6 @@ def test_validation_counts_what_is_predicted_exactly() -> None:
     assert "bits_per_byte" not in values
 
 
-def test_labels_that_count_nowhere_cost_nothing() -> None:
-    model = Transformer(tiny_config("causal"))
-    assert model.lm_head is not None
-    x, labels = torch.randn(1, 3, 16), torch.tensor([[5, NO_TARGET, 7]])
-    nats = head_nats(model.lm_head, x, labels)
-    assert nats[1] == 0
-    for place in (0, 2):
-        alone = head_nats(model.lm_head, x[:, place : place + 1], labels[:, place : place + 1])
-        torch.testing.assert_close(nats[place : place + 1], alone)
-
-
 @pytest.mark.parametrize("name", EVERY_OBJECTIVE)
 def test_logits_in_parts_give_the_same_loss_gradients_and_figures(name: str) -> None:
     torch.manual_seed(0)
@@ -250,22 +237,6 @@ def test_logits_in_parts_give_the_same_loss_gradients_and_figures(name: str) -> 
     (whole, figures), (in_parts, figures_in_parts) = found
     torch.testing.assert_close(in_parts, whole, atol=1e-12, rtol=1e-10)
     assert figures_in_parts == pytest.approx(figures, rel=1e-12)
-
-
-@pytest.mark.parametrize("size", [None, 8])
-def test_logits_in_parts_are_not_kept_for_the_backward_pass(size: int | None) -> None:
-    model, runtime = Transformer(tiny_config("causal")), tiny_runtime(precision="float32")
-    (batch,), _ = next(tiny_objective("causal").batches(tiny_shard(), 4 * CONTEXT, None, seed=0))
-    shapes: list[torch.Size] = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        shapes.append(tensor.shape)
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        PretrainingLoss(runtime, size)(model, batch)
-    kept = [shape for shape in shapes if len(shape) and shape[-1] == model.config.vocab_size]
-    assert bool(kept) is (size is None)
 
 
 def golden_curve(objective: str) -> list[float]:
