@@ -11,7 +11,8 @@ def find_compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
-def keep_compilations() -> None:
-    """Keep Inductor's cache with this machine's state, unless the user chose a place. Call it before Inductor is
-    imported: it then takes a temporary folder."""
+def prepare_inductor() -> None:
+    """Keep Inductor's cache with this machine's state, and let it trust the processor about its vector instructions:
+    to compile a trial of each takes 5 s. What the user set stays. Call it before Inductor is imported."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")

@@ -37,7 +37,9 @@ class Embedding(nn.Module):
 
     def forward(self, ids_BT: Tensor, positions_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
         """int64 ids, positions (B may be 1) and segments (None: all 0) to x_BTD."""
-        x_BTD = self.tokens(ids_BT) * self.scale
+        x_BTD = self.tokens(ids_BT)
+        if self.scale != 1.0:
+            x_BTD = x_BTD * self.scale
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(positions_BT)
         elif self.table_TD is not None:

@@ -71,7 +71,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     x = matrices.bfloat16()
     tall = x.size(-2) > x.size(-1)
     if tall:
-        x = x.mT
+        x = x.mT.contiguous()  # what is added to it lies so
     x = x / (x.norm(dim=-1, keepdim=True).norm(dim=-2, keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.compiler import find_compiler, keep_compilations
+from pipeline.common.compiler import find_compiler, prepare_inductor
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.model.block import Memory
 from pipeline.model.cache import DecoderCache
@@ -49,7 +49,7 @@ def choose_compile(compile: str, device: torch.device, steps: int) -> tuple[bool
 
 def compiled_step(model: Transformer, rows: int) -> Step:
     """A compiled form of `decoding_step` for batches of this many rows; shapes are compiled when they first come."""
-    keep_compilations()
+    prepare_inductor()
     network = fast_copy(model, rows)
     limits: Any = {"isolate_recompiles": True, "recompile_limit": MOST_SHAPES}  # its annotations lack these two
     compiled: Callable[..., Tensor] = torch.compile(decoding_step, fullgraph=True, dynamic=False, **limits)
