@@ -197,7 +197,7 @@ class Pretrain(Section):
     )
     logit_tokens: Positive | None = Field(
         None,
-        description="tokens whose logits are held at once: fewer need less memory with a large vocabulary; null: 1,024 "
+        description="tokens whose logits are held at once: fewer need less memory with a large vocabulary; null: 2,048 "
         "on a CPU, 16,384 on a GPU",
     )
     processes: Positive | None = Field(

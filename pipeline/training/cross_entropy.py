@@ -23,7 +23,7 @@ from pipeline.model.norms import widen
 from pipeline.training.loop import steady_sum
 from pipeline.training.masking import NO_TARGET
 
-PART = {"cpu": 1024, "cuda": 16_384}  # targets: few fit a CPU's cache, many keep a GPU busy
+PART = {"cpu": 2048, "cuda": 16_384}  # targets: few fit a CPU's cache, many keep a GPU busy
 
 PartGradients = Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
