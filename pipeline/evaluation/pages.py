@@ -1,4 +1,4 @@
-"""What the pages of sweeps and of ladders share: how they are written, and how their tables look at the terminal."""
+"""What pages share (of sweeps, ladders, prompting): how they are written, and their tables at the terminal."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +9,13 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from pipeline.common.files import write_text
-from pipeline.evaluation.ranked_sweep import Table
 from pipeline.evaluation.report.page import HERE as REPORT_ROOM
 from pipeline.evaluation.report.page import make_environment
+from pipeline.evaluation.tables import Table
+
+# A verdict, remarks, charts and tables: `title`, `method`, `verdict`, `mood` (good, open or bad), `remarks`, `advice`,
+# `failures` as (what, error), `charts` as SVG by file name, `tables`.
+CHARTED_HTML, CHARTED_MARKDOWN = "charted.html.jinja", "charted.md.jinja"
 
 
 def write_pages(folder: Path, templates: Mapping[str, str], **facts: Any) -> list[Path]:

@@ -24,22 +24,12 @@ from pipeline.evaluation.ranking import (
     judge,
     rank,
 )
+from pipeline.evaluation.tables import Table
 
 Arm = Mapping[str, Any]
 COSTS = {"pretrain.training_flops": "training FLOPs", "pretrain.tokens": "tokens", "pretrain.parameters": "parameters"}
 FLOPS = "pretrain.training_flops"
 BEST, REFERENCE = "best", "reference"
-
-
-@dataclass(frozen=True)
-class Table:
-    """What is printed, as text. `words` are the columns of words, the others hold numbers."""
-
-    title: str
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-    words: frozenset[int] = frozenset({0})
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.common.files import write_text
-from pipeline.evaluation.pages import print_table, write_pages
-from pipeline.evaluation.ranked_sweep import Table
+from pipeline.evaluation.pages import CHARTED_HTML, CHARTED_MARKDOWN, print_table, write_pages
 from pipeline.evaluation.report.charts import Fit, fit_chart, quantity
 from pipeline.evaluation.scaling import Scaling
+from pipeline.evaluation.tables import Table
 
-TEMPLATES = {"index.html": "scaling.html.jinja", "scaling.md": "scaling.md.jinja"}
+TEMPLATES = {"index.html": CHARTED_HTML, "scaling.md": CHARTED_MARKDOWN}
 ROWS = {
     "size": "N at the optimum",
     "tokens": "D at the optimum",
@@ -44,7 +44,14 @@ def write_scaling(
     charts = draw_charts(found)
     for file_name, picture in charts.items():
         write_text(folder / file_name, picture + "\n")
-    facts = {"name": name, "verdict": verdict(found), "found": found, "advice": advice, "failures": failures}
+    facts = {
+        "title": f"Scaling {name}",
+        "verdict": verdict(found),
+        "mood": "good" if found.is_sure else "bad",
+        "remarks": found.remarks,
+        "advice": advice,
+        "failures": failures,
+    }
     tables = [figure_table(found), run_table(found)]
     pages = write_pages(folder, TEMPLATES, **facts, tables=tables, charts=charts, method=METHOD)
     return [*pages, *(folder / file_name for file_name in charts)]

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760, 62, 16, 12, 42
 ROW, LABEL_WIDTH, VALUE_WIDTH = 34, 230, 170
 MOST_TICKS = 6
+COLORS = 7
 
 STYLE = """<style>
 .chart { font: 13px system-ui, sans-serif; --ink: #1c2330; --soft: #5b6472; --grid: #dfe3e9;
-  --c0: #2f6fde; --c1: #d9622b; --c2: #8a8f98; --c3: #2c9a5b; }
+  --c0: #2f6fde; --c1: #d9622b; --c2: #8a8f98; --c3: #2c9a5b;
+  --c4: #8b4fc9; --c5: #a8851a; --c6: #15919b; }
 @media (prefers-color-scheme: dark) { .chart { --ink: #e8ebf0; --soft: #a2abb8; --grid: #343a44;
-  --c0: #7aa7ff; --c1: #ff9a66; --c2: #9aa1ac; --c3: #63cf90; } }
+  --c0: #7aa7ff; --c1: #ff9a66; --c2: #9aa1ac; --c3: #63cf90;
+  --c4: #c39bf0; --c5: #dcbd5a; --c6: #5fcfd8; } }
 .chart text { fill: var(--ink); } .chart .soft { fill: var(--soft); } .chart .grid { stroke: var(--grid); }
 .chart .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .chart .reference { stroke-dasharray: 6 5; stroke-width: 1.5; }
@@ -25,10 +28,11 @@ STYLE = """<style>
 
 @dataclass(frozen=True)
 class Line:
-    """One named curve."""
+    """One named curve, and where it has intervals, each as (x, low, high)."""
 
     name: str
     points: Sequence[tuple[float, float]]
+    spread: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def line_chart(
     """Curves over a common x, with horizontal dashed lines at the `references`; empty curves are left out."""
     lines = [line for line in lines if line.points]
     values = [y for line in lines for _, y in line.points] + [value for _, value in references]
+    values += [end for line in lines for _, low, high in line.spread for end in (low, high)]
     places = [x for line in lines for x, _ in line.points]
     height = 300
     to_x = _scale(min(places), max(places), LEFT, WIDTH - RIGHT)
@@ -76,6 +81,10 @@ def line_chart(
     for number, line in enumerate(lines):
         way = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in line.points)
         parts.append(f'<polyline class="line" stroke="{_color(number)}" points="{way}"/>')
+        for x, low, high in line.spread:  # side by side, that none hides another
+            place = to_x(x) + 5 * (number - (len(lines) - 1) / 2)
+            ends = f'x1="{place:.1f}" x2="{place:.1f}" y1="{to_y(low):.1f}" y2="{to_y(high):.1f}"'
+            parts.append(f'<line stroke="{_color(number)}" stroke-width="2" stroke-opacity=".55" {ends}/>')
         x, y = line.points[-1]
         parts.append(f'<circle cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="3.5" fill="{_color(number)}"/>')
     named = [(line.name, line.points[-1][1]) for line in lines] + list(references)
@@ -197,7 +206,7 @@ def _text(x: float, y: float, text: str, anchor: str, *, soft: bool = False) -> 
 
 
 def _color(number: int) -> str:
-    return f"var(--c{number % 4})"
+    return f"var(--c{number % COLORS})"
 
 
 def _escape(text: str) -> str:
