@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from benchmarks import finetune, generate, gpu, pipeline, pretrain, shakespeare, tokenize
+from benchmarks import finetune, generate, gpu, pipeline, pretrain, prompting, shakespeare, tokenize
 from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "gpu": gpu,
     "pipeline": pipeline,
     "pretrain": pretrain,
+    "prompting": prompting,
     "shakespeare": shakespeare,
     "tokenize": tokenize,
 }  # each has a docstring, add_arguments(parser), run(options), format_result(result)

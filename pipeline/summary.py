@@ -36,10 +36,11 @@ def summarize() -> dict[str, Any]:
     Raises:
         HallmarkError: nothing was built here, or a metrics file is gone.
     """
-    tasks = list(load_params().tasks)
+    params = load_params()
+    tasks = list(params.tasks)
     locked = locked_stages()
     stages, missing = {}, []
-    for name in _stage_names(tasks):
+    for name in _stage_names({"${tasks}": tasks, "${prompting}": list(params.prompting)}):
         if name in locked:
             stages[name] = _stage(name, locked[name])
         else:
@@ -59,11 +60,12 @@ def summarize() -> dict[str, Any]:
     }
 
 
-def _stage_names(tasks: list[str]) -> list[str]:
+def _stage_names(names_of: dict[str, list[str]]) -> list[str]:
+    """The stages of `dvc.yaml`, with those that stand for several: for the names of what they are made for."""
     declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     names: list[str] = []
     for name, stage in declared.items():
-        names += [f"{name}@{task}" for task in tasks] if "foreach" in stage else [name]
+        names += [f"{name}@{task}" for task in names_of[stage["foreach"]]] if "foreach" in stage else [name]
     return names
 
 

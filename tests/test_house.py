@@ -102,6 +102,7 @@ def test_outputs_lie_where_the_layout_says() -> None:
         "finetune": [layout.FINETUNED / "${key}"],
         "scratch": [layout.SCRATCH_ARM / "${key}"],
         "evaluate": [layout.PREDICTIONS / "${key}.parquet"],
+        "prompt": [layout.PROMPTING / "${key}"],
         "report": [layout.REPORT],
         "register": [layout.REGISTERED / "${key}"],
     }

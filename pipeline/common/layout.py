@@ -25,6 +25,7 @@ REGISTERED = Path("models/register")
 METRICS = Path("metrics")
 PREDICTIONS = Path("predictions")
 PLOTS = Path("plots")
+PROMPTING = Path("prompting")
 REPORT = Path("report")
 
 

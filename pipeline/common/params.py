@@ -1,34 +1,29 @@
 """`params.yaml` as typed settings.
 
-The fields below are the only definition of a setting: name, type, allowed values, default and meaning.
+The fields of the sections are the only definition of a setting: name, type, allowed values, default and meaning.
 `render` writes them as the commented `params.yaml`; `load_params` reads one and reports every mistake at once.
 """
 
 import difflib
-from collections.abc import Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.parts import Biases, Family, FeedForward, Matrix, Norm, NormPlacement, Positions
+from pipeline.common.prompting import Prompting
+from pipeline.common.section import Positive, Section, Share
+from pipeline.common.section import render as render
 
 PARAMS_FILE = Path("params.yaml")
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0.0, le=100.0)]
 
 Objective = Literal["causal", "prefix-lm", "mlm", "mlm+nsp", "span-corruption"]
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Source(Section):
@@ -360,7 +355,12 @@ class Params(Section):
     )
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
-    tasks: dict[TaskName, Task] = Field({"library": Task()}, min_length=1)
+    tasks: dict[TaskName, Task] = Field(
+        {"library": Task()}, min_length=1, description="The tasks to fine-tune for, by name."
+    )
+    prompting: dict[TaskName, Prompting] = Field(
+        {}, description="Tasks to prompt the pretrained model for as well, by name; {}: none."
+    )
     evaluate: Evaluate = Evaluate()
     promote: Promote = Promote()
 
@@ -373,6 +373,11 @@ class Params(Section):
                 raise ValueError(f"tasks.{name}: source.kind python-docs makes the task `library` only")
             if task.path is None and name != "library":
                 raise ValueError(f"tasks.{name}.path: python-docs makes the task `library` only; name a labelled file")
+        for name in self.prompting:
+            if name not in self.tasks:
+                raise ValueError(f"prompting.{name}: there is no such task; {allowed(self.tasks)}")
+            if self.tasks[name].kind != "classification":
+                raise ValueError(f"prompting.{name}: only tasks of the kind classification can be prompted")
         names = self.source.names
         if both := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"source: two sources are called {', '.join(both)}; give each its own name")
@@ -440,50 +445,3 @@ def _section_at(keys: list[str]) -> type[Section] | None:
         else:
             return None
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
-
-
-def render(params: Params) -> str:
-    """Write `params` as a commented `params.yaml`: meaning, allowed values and default before each key."""
-    lines = ["# Every setting of the pipeline, in its order. Change a value, then type `dvc repro`."]
-    for name, field in Params.model_fields.items():
-        key = field.alias or name
-        value = getattr(params, name)
-        lines.append("")
-        if isinstance(value, Section):
-            lines += [f"# {value.__doc__}", f"{key}:", *_render_section(value, "  ")]
-        elif isinstance(value, dict):
-            lines += ["# The tasks to fine-tune for, by name.", f"{key}:"]
-            for task_name, task in value.items():
-                lines += [f"  {task_name}:", *_render_section(task, "    ")]
-        else:
-            lines += [f"# {_comment(field)}", f"{key}: {_scalar(value)}"]
-    return "\n".join(lines) + "\n"
-
-
-def _render_section(section: Section, indent: str) -> Iterator[str]:
-    for name, field in type(section).model_fields.items():
-        yield f"{indent}# {_comment(field)}"
-        yield f"{indent}{name}: {_scalar(getattr(section, name))}"
-
-
-def _comment(field: Any) -> str:
-    return f"{field.description} ({_type_name(field.annotation)}; default {_scalar(field.default)})"
-
-
-def _type_name(annotation: Any) -> str:
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return " | ".join(str(value) for value in get_args(annotation))
-    if origin is Annotated:
-        return _type_name(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        return " | ".join(_type_name(part) for part in get_args(annotation))
-    if origin is list:
-        return f"list of {_type_name(get_args(annotation)[0])}"
-    if origin is dict:
-        return f"{_type_name(get_args(annotation)[1])} by name"
-    return "null" if annotation is type(None) else annotation.__name__
-
-
-def _scalar(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).removesuffix("\n...\n").strip()

@@ -77,3 +77,15 @@ class DecoderCache:
     def take(self, rows_B: Tensor) -> None:
         for key_values in (*self.own, *self.memory):
             key_values.take(rows_B)
+
+    def spread(self, rows_B: Tensor, length: int) -> "DecoderCache":
+        """A new cache of a decoder with room for `length` positions, whose rows begin as these rows do."""
+        own = []
+        for key_values in self.own:
+            both = []
+            for old in (key_values.keys, key_values.values):
+                new = old.new_zeros(len(rows_B), old.size(1), length, old.size(3))
+                new[:, :, : self.length] = old[rows_B]
+                both.append(new)
+            own.append(KeyValues(*both))
+        return DecoderCache(own)
