@@ -8,7 +8,7 @@ import yaml
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import read_json
 from pipeline.common.layout import REPORT, metrics_file, stage_home
-from pipeline.common.params import load_params
+from pipeline.common.params import Params, load_params
 from pipeline.tracking.stage_key import decisive, locked_stages, stage_key
 
 HEADLINES = {"accuracy": "accuracy", "micro_f1": "span F1", "macro_f1": "macro-F1"}
@@ -40,7 +40,7 @@ def summarize() -> dict[str, Any]:
     tasks = list(params.tasks)
     locked = locked_stages()
     stages, missing = {}, []
-    for name in _stage_names({"${tasks}": tasks, "${prompting}": list(params.prompting)}):
+    for name in stage_names(params):
         if name in locked:
             stages[name] = _stage(name, locked[name])
         else:
@@ -60,12 +60,13 @@ def summarize() -> dict[str, Any]:
     }
 
 
-def _stage_names(names_of: dict[str, list[str]]) -> list[str]:
-    """The stages of `dvc.yaml`, with those that stand for several: for the names of what they are made for."""
+def stage_names(params: Params) -> list[str]:
+    """The stages of `dvc.yaml` in its order; one that is made for each task, with the name of each."""
+    made_for = {"${tasks}": params.tasks, "${prompting}": params.prompting}
     declared = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     names: list[str] = []
     for name, stage in declared.items():
-        names += [f"{name}@{task}" for task in names_of[stage["foreach"]]] if "foreach" in stage else [name]
+        names += [f"{name}@{task}" for task in made_for[stage["foreach"]]] if "foreach" in stage else [name]
     return names
 
 

@@ -112,13 +112,8 @@ def prompt_task(
         HallmarkError: the model is no decoder; a split is empty; template or label words do not work; or texts do not
             fit the context even without demonstrations.
     """
-    scorer, labels = Scorer(model), known_labels(rows, where)
-    template = Template.parse(settings.template)
-    words = LabelWords.make(labels, settings.label_words, template, tokenizer)
-    text_tokens = settings.text_tokens or text_room(
-        template, words, tokenizer, model.config.context_length, max(settings.shots)
-    )
-    asker = Asker(scorer, tokenizer, template, words, settings)
+    labels = known_labels(rows, where)
+    asker, text_tokens = _make_asker(model, tokenizer, labels, settings)
     train = of_split(rows, "train", where)
     test, validation = (
         asker.prepare(in_drawn_order(of_split(rows, split, where), seed)[: settings.texts], text_tokens)
@@ -129,30 +124,47 @@ def prompt_task(
         for chosen in settings.seeds
     }
     check_alone(asker, [test, validation, *drawn.values()], text_tokens)
-    first = drawn[settings.seeds[0]]
-    facts = {
-        "text_tokens": text_tokens,
-        "context_tokens": asker.context,
-        "label_tokens": words.longest,
-        "test_texts": len(test.texts),
-        "test_texts_cut": test.cut,
-        "pool_texts": len(first.texts),
-        "pool_texts_cut": first.cut,
-    }
-    majority = train["label"].value_counts().sort_index().idxmax()
-    found = Prompted(labels, test.ids, test.labels, str(majority), facts)
-    pools = {chosen: Pool(scorer, pool, words.ids, validation.examples) for chosen, pool in drawn.items()}
+    majority = str(train["label"].value_counts().sort_index().idxmax())
+    facts = _facts(asker, text_tokens, test, drawn[settings.seeds[0]])
+    found = Prompted(labels, test.ids, test.labels, majority, facts)
+    pools = {seed: Pool(asker.scorer, pool, asker.words.ids, validation.examples) for seed, pool in drawn.items()}
     queries_QD = text_vectors(model, test.alone)
     for method, shots in conditions(settings):
-        plans = list(_plan(asker, test, queries_QD, drawn, pools, method, shots))
-        prompts = [prompt for _, _, written in plans for prompt in written]
-        if count := asker.too_long(prompts):
-            longest = max(map(asker.tokens_needed, prompts))
-            found.refusals.append(Refusal(method, shots, count, len(prompts), longest))
-            continue
-        for chosen, order, written in plans:
-            found.runs.append(Run(method, shots, chosen, order, *asker.answer(written)))
+        _ask(found, asker, method, shots, list(_plan(asker, test, queries_QD, pools, method, shots)))
     return found
+
+
+def _make_asker(model: Transformer, tokenizer: Tokenizer, labels: list[str], settings: Prompting) -> tuple[Asker, int]:
+    """The asker, and how many tokens of a text it is given."""
+    scorer, template = Scorer(model), Template.parse(settings.template)
+    words = LabelWords.make(labels, settings.label_words, template, tokenizer)
+    text_tokens = settings.text_tokens
+    if text_tokens is None:
+        text_tokens = text_room(template, words, tokenizer, model.config.context_length, max(settings.shots))
+    return Asker(scorer, tokenizer, template, words, settings), text_tokens
+
+
+def _facts(asker: Asker, text_tokens: int, test: Labelled, pool: Labelled) -> dict[str, Any]:
+    return {
+        "text_tokens": text_tokens,
+        "context_tokens": asker.context,
+        "label_tokens": asker.words.longest,
+        "test_texts": len(test.texts),
+        "test_texts_cut": test.cut,
+        "pool_texts": len(pool.texts),
+        "pool_texts_cut": pool.cut,
+    }
+
+
+def _ask(found: Prompted, asker: Asker, method: str, shots: int, plan: list[tuple[int, int, Prompts]]) -> None:
+    """Add the runs of a condition to what was found, or that it does not fit."""
+    prompts = [prompt for _, _, written in plan for prompt in written]
+    if count := asker.too_long(prompts):
+        longest = max(map(asker.tokens_needed, prompts))
+        found.refusals.append(Refusal(method, shots, count, len(prompts), longest))
+        return
+    for seed, order, written in plan:
+        found.runs.append(Run(method, shots, seed, order, *asker.answer(written)))
 
 
 def conditions(settings: Prompting) -> Iterator[tuple[str, int]]:
@@ -167,7 +179,6 @@ def _plan(
     asker: Asker,
     test: Labelled,
     queries_QD: np.ndarray,
-    drawn: dict[int, Labelled],
     pools: dict[int, Pool],
     method: str,
     shots: int,
@@ -181,4 +192,4 @@ def _plan(
         sets: Sequence[Sequence[int]] = pools[seed].choose(method, queries_QD, shots, settings.balanced)
         for order in range(settings.orders):
             ordered = [shuffle(places, seed, order) for places in sets]
-            yield seed, order, asker.write(test.texts, ordered, drawn[seed])
+            yield seed, order, asker.write(test.texts, ordered, pools[seed].drawn)

@@ -33,7 +33,7 @@ class Condition:
         figures: accuracy and macro_f1 over all runs; and macro_f1 "uncalibrated".
         lowest, highest: macro-F1 of single runs.
         unanswered: share of the answers that named no label.
-        leads: by how much its macro-F1 is above that "without calibration", "without demonstrations", and of "random"
+        leads: by how much its macro-F1 is above that "no calibration", "no examples", and of "random"
             demonstrations, as many. Where there is such a thing.
         claims: the leads that are outside the noise at the level shared by all of them (Bonferroni), better or worse.
     """
@@ -127,9 +127,9 @@ def _references(
 ) -> dict[str, tuple[str, int, bool]]:
     """What a condition is compared with: method, shots, and whether it is calibrated."""
     method, shots = key
-    found = {"without calibration": (*key, False)} if calibrated else {}
+    found = {"no calibration": (*key, False)} if calibrated else {}
     if shots and (ZERO_SHOT, 0) in measured:
-        found["without demonstrations"] = (ZERO_SHOT, 0, True)
+        found["no examples"] = (ZERO_SHOT, 0, True)
     if shots and method != "random" and ("random", shots) in measured:
         found["random"] = ("random", shots, True)
     return found

@@ -16,7 +16,8 @@ from pipeline.prompting.figures import LEADING, Condition, Measured
 
 TEMPLATES = {"index.html": CHARTED_HTML, "prompting.md": CHARTED_MARKDOWN}
 CHART = "macro_f1.svg"
-LEADS = ("without demonstrations", "random", "without calibration")
+# What a condition is compared with, and how a sentence calls it.
+LEADS = {"no examples": "with none", "random": "random ones", "no calibration": "without calibration"}
 
 
 def write_prompting(folder: Path, task: str, settings: Prompting, prompted: Prompted, found: Measured) -> None:
@@ -32,7 +33,7 @@ def write_prompting(folder: Path, task: str, settings: Prompting, prompted: Prom
         "advice": f"Template: {settings.template!r}. Answers by {settings.answer}, calibration {settings.calibration}.",
         "failures": [],
     }
-    write_pages(folder, TEMPLATES, **facts, tables=[figure_table(found)], charts=charts)
+    write_pages(folder, TEMPLATES, **facts, tables=[figure_table(found), difference_table(found)], charts=charts)
 
 
 def print_prompting(prompted: Prompted, found: Measured, console: Console | None = None) -> None:
@@ -44,34 +45,32 @@ def print_prompting(prompted: Prompted, found: Measured, console: Console | None
 
 
 def figure_table(found: Measured) -> Table:
-    """One row per condition."""
+    """What each condition reaches."""
+    majority = found.majority
+    rows = [["majority label", "", f"{majority['accuracy']:.3f}", f"{majority[LEADING]:.3f}", ""]]
+    for condition in found.conditions:
+        accuracy = f"{condition.figures['accuracy']['value']:.3f}"
+        spread = f"{condition.lowest:.3f} to {condition.highest:.3f}" if condition.runs > 1 else ""
+        macro_f1 = interval(condition.figures[LEADING])
+        rows.append([condition.method, str(condition.shots), accuracy, macro_f1, spread])
+    caption = f"{_intervals(found)} With few seeds they are rather too narrow."
+    return Table("What it reaches", caption, ["examples", "number", "accuracy", "macro-F1", "single runs"], rows)
+
+
+def difference_table(found: Measured) -> Table:
+    """What each condition gains over its like without calibration or demonstrations, and over random ones."""
     leads = [name for name in LEADS if any(name in condition.leads for condition in found.conditions)]
     rows = [
-        [
-            "majority label",
-            *("", "", f"{found.majority['accuracy']:.3f}", f"{found.majority[LEADING]:.3f}", ""),
-            *("" for _ in leads),
-        ]
+        [condition.method, str(condition.shots), *(signed(condition.leads.get(name)) for name in leads)]
+        for condition in found.conditions
     ]
-    for condition in found.conditions:
-        figures = [interval(condition.figures[name]) for name in ("accuracy", LEADING)]
-        spread = f"{condition.lowest:.3f} to {condition.highest:.3f}" if condition.runs > 1 else ""
-        cells = [condition.method, str(condition.shots), str(condition.runs), *figures, spread]
-        rows.append([*cells, *(signed(condition.leads.get(name)) for name in leads)])
-    caption = (
-        f"{100 * found.confidence:g} % intervals over texts and seeds, {found.samples:,} resamples; differences of "
-        "macro-F1 on the same resamples. With few seeds the intervals are rather too narrow."
-    )
-    columns = [
-        "examples",
-        "number",
-        "runs",
-        "accuracy",
-        "macro-F1",
-        "of single runs",
-        *(f"less {lead}" for lead in leads),
-    ]
-    return Table("Macro-F1 by the number of examples", caption, columns, rows)
+    caption = f"{_intervals(found)} Each difference is of the same texts and seeds."
+    columns = ["examples", "number", *(f"over {lead}" for lead in leads)]
+    return Table("Differences of macro-F1", caption, columns, rows)
+
+
+def _intervals(found: Measured) -> str:
+    return f"{100 * found.confidence:g} % intervals over texts and seeds, {found.samples:,} resamples."
 
 
 def method(prompted: Prompted, found: Measured) -> str:
@@ -80,7 +79,8 @@ def method(prompted: Prompted, found: Measured) -> str:
     return (
         f"{facts['test_texts']} test texts, {facts['test_texts_cut']} of them cut to {facts['text_tokens']} tokens; "
         f"examples from {facts['pool_texts']} training texts of each seed, {facts['pool_texts_cut']} of them "
-        f"cut in the first; a context of {facts['context_tokens']} tokens."
+        f"cut in the first; a context of {facts['context_tokens']} "
+        f"tokens. {max(condition.runs for condition in found.conditions)} runs of each, by seed and order."
     )
 
 
@@ -94,8 +94,7 @@ def verdict(found: Measured) -> str:
 def sentences(found: Measured) -> list[str]:
     """The differences that are outside the noise, one sentence each."""
     return [
-        f"{_called(condition)}: {claim} than {'random ones' if name == 'random' else name}, "
-        f"{signed(condition.leads[name])}."
+        f"{_called(condition)}: {claim} than {LEADS[name]}, {signed(condition.leads[name])}."
         for condition in found.conditions
         for name, claim in condition.claims.items()
     ]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
-from pipeline.common.params import Finetune, Params, load_params, render
+from pipeline.common.params import Finetune, Params, Prompting, load_params, render
 
 
 def test_the_shipped_file_is_the_defaults_with_their_comments() -> None:
@@ -90,6 +90,14 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
             "two sources are called numpy",
         ),
         ("finetune: {learning_rate: .nan}\n", "finetune.learning_rate"),
+        ("prompting: {mood: {}}\n", "prompting.mood: there is no such task; allowed: library"),
+        ("prompting: {library: {shot: [1]}}\n", "prompting.library.shot: unknown key; did you mean shots?"),
+        ("prompting: {library: {template: x}}\n", "prompting.library.template: allowed: a text with {text} once"),
+        ("prompting: {library: {shots: [1, 1]}}\n", "prompting.library.shots: allowed: each value once"),
+        (
+            "source: {kind: files}\ntasks: {names: {path: x, kind: token_classification}}\nprompting: {names: {}}\n",
+            "prompting.names: only tasks of the kind classification can be prompted",
+        ),
     ],
 )
 def test_each_mistake_has_its_message(tmp_path: Path, text: str, message: str) -> None:
@@ -99,6 +107,18 @@ def test_each_mistake_has_its_message(tmp_path: Path, text: str, message: str) -
         load_params(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_prompting_is_rendered_with_the_line_ends_of_its_template(tmp_path: Path) -> None:
+    """And what stands there as comments is what a task would have."""
+    params = Params.model_validate({"prompting": {"library": {"label_words": {"numpy": "a\nb"}, "shots": [0]}}})
+    path = tmp_path / "params.yaml"
+    path.write_text(render(params), encoding="utf-8")
+    assert load_params(path) == params
+    shipped = render(Params())
+    commented = shipped[shipped.index("# prompting:") : shipped.index("prompting: {}")].replace("\n# ", "\n")
+    path.write_text(commented.removeprefix("# ").replace("NAME:", "library:"), encoding="utf-8")
+    assert load_params(path).prompting == {"library": Prompting()}
 
 
 def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def test_texts_that_do_not_fit_alone_are_refused_with_their_count(
     ask: Any, rows: pd.DataFrame, model: Transformer, tokenizer: Tokenizer
 ) -> None:
     long = rows.assign(
-        text=[text * 40 if name == "fruit-0" else text for name, text in zip(rows["id"], rows["text"], strict=True)]
+        text=[
+            f"{text} " * 90 if name == "fruit-0" else text for name, text in zip(rows["id"], rows["text"], strict=True)
+        ]
     )
     task, settings = Task(path="x", labels_per_class=None), Prompting.model_validate(SETTINGS | {"text_tokens": 500})
     with pytest.raises(HallmarkError, match=r"2 of \d+ texts do not fit the model's context of 64 tokens even without"):
@@ -181,8 +183,8 @@ def test_figures_are_means_over_runs_as_scikit_learn_counts() -> None:
     assert random.unanswered == 1 / 20
     lead = easy.figures["macro_f1"]["value"] - random.figures["macro_f1"]["value"]
     assert easy.leads["random"]["value"] == pytest.approx(lead)
-    assert set(random.leads) == {"without calibration", "without demonstrations"}
-    assert set(zero.leads) == {"without calibration"}
+    assert set(random.leads) == {"no calibration", "no examples"}
+    assert set(zero.leads) == {"no calibration"}
     assert found.comparisons == 1 + 2 + 3
     assert found.majority["accuracy"] == 0.4
     metrics = found.to_metrics()

@@ -1,5 +1,7 @@
 """The door `prompt`: figures, predictions and pages that agree, the same bytes again, and what is refused."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import pytest
 
@@ -10,7 +12,9 @@ from pipeline.common.params import Params
 from pipeline.common.tables import read_table
 from pipeline.stages import prompt
 from pipeline.stages.door import Stage
+from pipeline.summary import stage_names
 from tests.stages.conftest import MakeStage
+from tests.toy import ToyProject
 
 SETTINGS = {"shots": [0, 1], "seeds": [1, 2], "text_tokens": 6, "template": "{text}: {label}\n", "texts": 6}
 
@@ -37,7 +41,9 @@ def test_figures_pages_and_predictions_agree_and_come_again(
     figure = f"{metrics['gradient_1']['macro_f1']['value']:.3f}"
     assert figure in page
     assert figure in twin
-    assert (folder / "macro_f1.svg").read_text(encoding="utf-8").strip() in page
+    chart = (folder / "macro_f1.svg").read_text(encoding="utf-8").strip()
+    assert chart in page
+    assert chart.count('stroke-opacity=".55"') == 6 * 2  # an interval of each method at each number
     assert "Outside the noise" in capsys.readouterr().out
     before = sha256_folder(folder), metrics
     prompt.main(stage_of(make_stage))
@@ -57,3 +63,15 @@ def test_what_does_not_fit_is_in_the_metrics_and_on_the_page(make_stage: MakeSta
 def test_a_task_that_is_not_named_is_refused(make_stage: MakeStage, labelled: pd.DataFrame) -> None:
     with pytest.raises(HallmarkError, match="the task 'kind' is not prompted"):
         prompt.main(make_stage("prompt@kind"))
+
+
+def test_dvc_and_the_summary_have_the_stage_of_each_named_task_alone(
+    make_toy: Callable[..., ToyProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = make_toy()
+    for prompting in ({}, {"package": SETTINGS}):
+        toy.change(prompting=prompting)
+        monkeypatch.chdir(toy.root)
+        listed = toy.run("dvc", "stage", "list", "--name-only").stdout.split()
+        assert ("prompt@package" in listed) is bool(prompting)
+        assert sorted(stage_names(toy.params)) == sorted(listed)
