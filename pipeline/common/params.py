@@ -378,6 +378,8 @@ class Params(Section):
                 raise ValueError(f"prompting.{name}: there is no such task; {allowed(self.tasks)}")
             if self.tasks[name].kind != "classification":
                 raise ValueError(f"prompting.{name}: only tasks of the kind classification can be prompted")
+            if self.tasks[name].pair_column is not None:
+                raise ValueError(f"prompting.{name}: prompts hold one text, and this task's pair_column names a second")
         names = self.source.names
         if both := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"source: two sources are called {', '.join(both)}; give each its own name")

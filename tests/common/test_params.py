@@ -98,6 +98,10 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
             "source: {kind: files}\ntasks: {names: {path: x, kind: token_classification}}\nprompting: {names: {}}\n",
             "prompting.names: only tasks of the kind classification can be prompted",
         ),
+        (
+            "source: {kind: files}\ntasks: {nli: {path: x, pair_column: b}}\nprompting: {nli: {}}\n",
+            "prompting.nli: prompts hold one text, and this task's pair_column names a second",
+        ),
     ],
 )
 def test_each_mistake_has_its_message(tmp_path: Path, text: str, message: str) -> None:
