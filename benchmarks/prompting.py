@@ -103,7 +103,7 @@ def _measure(model: Any, shots: int, options: argparse.Namespace) -> dict[str, A
     }
     found = {name: way() for name, way in ways.items()}  # and all have run once
     rounds = [{name: seconds_of(way) for name, way in ways.items()} for _ in range(options.repeats)]
-    measured = {}
+    measured: dict[str, dict[str, Any]] = {}
     for name in ways:
         seconds = [turn[name] for turn in rounds]
         median = statistics.median(seconds)
