@@ -11,12 +11,21 @@ from pipeline.common.layout import REPORT, metrics_file, stage_home
 from pipeline.common.params import Params, load_params
 from pipeline.tracking.stage_key import decisive, locked_stages, stage_key
 
-HEADLINES = {"accuracy": "accuracy", "micro_f1": "span F1", "macro_f1": "macro-F1"}
+HEADLINES = {
+    "accuracy": "accuracy",
+    "micro_f1": "span F1",
+    "macro_f1": "macro-F1",
+    "character_f1": "F1 of characters",
+    "f1": "answer F1",
+    "exact_match": "exact match",
+}
 BASELINES = {
     "scratch": "same net, not pretrained",
     "tfidf": "TF-IDF, log. regression",
     "word_shapes": "word shapes, log. regr.",
     "majority": "majority class",
+    "nearby_words": "words near the question's",
+    "no_answer": "never an answer",
 }
 BUILD = "dvc repro"
 
@@ -26,7 +35,7 @@ def summarize() -> dict[str, Any]:
 
     Returns:
         "tasks": {TASK: {"accuracy", "macro_f1": {"value", "low", "high"}, "baselines": {NAME: the same two}}}, with
-        "micro_f1" in place of "accuracy" where spans are labelled;
+        "micro_f1" in place of "accuracy" where spans are labelled, "f1" and "exact_match" where questions are answered;
         "pretrain": {"bits_per_byte", "ngram_bits_per_byte", "tokens_per_second"};
         "stages": {STAGE: {"key", "seconds", "peak_memory_bytes"}}, in the order of `dvc.yaml`;
         "missing": the stages that were never built. A speed or time is None where the outputs were restored

@@ -290,19 +290,24 @@ class Finetune(Section):
 class Task(Section):
     """One downstream task."""
 
-    kind: Literal["classification", "token_classification"] = Field(
+    kind: Literal["classification", "token_classification", "question_answering"] = Field(
         "classification",
-        description="classification: one label of a text; token_classification: labelled spans in it",
+        description="classification: one label of a text; token_classification: labelled spans in it; "
+        "question_answering: the span of it that answers a question",
     )
     path: str | None = Field(
         None, description="labelled file or glob below source.path (kind files); null: made from python-docs"
     )
     text_column: str = Field("text", description="column of the text")
     pair_column: str | None = Field(
-        None, description="column of a second text that belongs to the first (sentence pairs); null: there is none"
+        None,
+        description="column of a second text that belongs to the first (sentence pairs); null: there is none, or "
+        "`question` (question_answering)",
     )
     label_column: str | None = Field(
-        None, description="column of the label or of the spans; null: `label`, or `spans` (token_classification)"
+        None,
+        description="column of the label, spans or answers; null: `label`, `spans` (token_classification), or "
+        "`answers` (question_answering)",
     )
     tag_column: Positive | None = Field(
         None, description="column of the tag in CoNLL files, from 1 (token_classification); null: the last"

@@ -59,6 +59,11 @@ def compare_spans(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Differen
     return Difference(other=False, probability=max((abs(score - span["score"]) for score, span in scores), default=0.0))
 
 
+def compare_answers(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
+    found = [{"start": answer["start"], "text": answer["answer"]}] if answer["start"] is not None else []
+    return Difference(found != json.loads(row["predicted"]), abs(row["score"] - answer["score"]))
+
+
 def class_outputs(labels: list[str]) -> list[dict[str, Any]]:
     return [
         {"name": "label", "type": "string", "one_of": labels},
@@ -77,7 +82,23 @@ def span_outputs(labels: list[str]) -> list[dict[str, Any]]:
     return [{"name": "spans", "type": "list", "of": span}]
 
 
+def answer_outputs(labels: list[str]) -> list[dict[str, Any]]:
+    return [
+        {"name": "answer", "type": "string"},
+        {"name": "start", "type": "integer or null"},
+        {"name": "end", "type": "integer or null"},
+        {"name": "score", "type": "number"},
+    ]
+
+
 SERVED: dict[str, Served] = {
     "classification": Served(HERE / "pyfunc_model.py", class_outputs, compare_labels),
     "token_classification": Served(HERE / "pyfunc_spans.py", span_outputs, compare_spans),
+    "question_answering": Served(
+        HERE / "pyfunc_answers.py",
+        answer_outputs,
+        compare_answers,
+        inputs=({"name": "question", "type": "string"}, {"name": "context", "type": "string"}),
+        request=lambda row: {"question": row["pair"], "context": row["text"]},
+    ),
 }

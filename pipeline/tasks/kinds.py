@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.model.transformer import Transformer
 from pipeline.tasks.batches import Batch, LengthBuckets
 from pipeline.tasks.classification import Classification, load_classifier
+from pipeline.tasks.question_answering import QuestionAnswering, load_answerer
 from pipeline.tasks.token_classification import TokenClassification, load_token_labeller
 
 
@@ -52,7 +53,8 @@ class Kind:
 
     Attributes:
         prepare: makes a `FinetuneTask` of rows and settings.
-        load: reads the folder of a trained model, onto a device; it answers to `predict(texts)`.
+        load: reads the folder of a trained model, onto a device; it answers to `predict(texts)`,
+            or `predict(questions, contexts)`.
     """
 
     prepare: Callable[..., FinetuneTask]
@@ -62,4 +64,5 @@ class Kind:
 KINDS = {
     "classification": Kind(Classification, load_classifier),
     "token_classification": Kind(TokenClassification, load_token_labeller),
+    "question_answering": Kind(QuestionAnswering, load_answerer),
 }

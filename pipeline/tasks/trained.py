@@ -22,12 +22,12 @@ MEASURED_ROWS = 32  # rows at once in validation
 PREDICTED_ROWS = {"cpu": 1, "cuda": 64}  # rows at once in prediction
 
 
-def token_vectors(body: Transformer, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-    """Token ids (int64, padded on the right) and their counts to x_BTD."""
+def token_vectors(body: Transformer, ids_BT: Tensor, lengths_B: Tensor, segments_BT: Tensor | None = None) -> Tensor:
+    """Token ids (int64, padded on the right), their counts, and the segments of pairs (None: all 0) to x_BTD."""
     visible_BT = None  # padding stands on the right, where no token of a decoder looks
     if body.encoder is not None:
         visible_BT = torch.arange(ids_BT.size(1), device=ids_BT.device) < lengths_B[:, None]
-    return body.hidden_states(ids_BT, visible_BT)
+    return body.hidden_states(ids_BT, visible_BT, segments_BT=segments_BT)
 
 
 def save_trained(

@@ -93,6 +93,16 @@ def test_other_spans_than_those_of_evaluate_are_refused() -> None:
         difference("token_classification", rows, [{"spans": [found | {"end": 3}]}, {"spans": []}])
 
 
+def test_other_answers_than_those_of_evaluate_are_refused() -> None:
+    rows = [{"predicted": '[{"start": 4, "text": "Rome"}]', "score": 0.5}, {"predicted": "[]", "score": 0.25}]
+    found = [{"answer": "Rome", "start": 4, "end": 8, "score": 0.5}, {"answer": "", "start": None, "score": 0.25}]
+    assert difference("question_answering", rows, found) == 0
+    with pytest.raises(HallmarkError, match=r"0 of 2 answers differ, probabilities by up to 1\.0e-01"):
+        difference("question_answering", rows, [found[0], found[1] | {"score": 0.35}])
+    with pytest.raises(HallmarkError, match=r"2 of 2 answers differ.*first: x"):
+        difference("question_answering", rows, found[::-1])
+
+
 def difference(kind: str, rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> float:
     found = [SERVED[kind].compare(row, answer) for row, answer in zip(rows, answers, strict=True)]
     return register.refuse_difference(["x", "y"], found, "predictions/t.parquet")

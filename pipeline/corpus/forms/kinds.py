@@ -1,5 +1,6 @@
 """The form of the rows of each kind of task."""
 
+from pipeline.corpus.forms.answers import ANSWERS
 from pipeline.corpus.forms.form import Form
 from pipeline.corpus.forms.labelled_spans import SPANS
 from pipeline.corpus.forms.labels import LABELS
@@ -7,6 +8,7 @@ from pipeline.corpus.forms.labels import LABELS
 FORMS: dict[str, Form] = {
     "classification": LABELS,
     "token_classification": SPANS,
+    "question_answering": ANSWERS,
 }
 
 

@@ -1,7 +1,7 @@
 """What the figures of a task say, in plain sentences, whatever its kind."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -34,6 +34,14 @@ class Words:
     @property
     def lead(self) -> str:
         return next(iter(self.headlines))
+
+    def of(self, metrics: dict[str, Any]) -> "Words":
+        """Only the figures and baselines that a task has: some are there only where they say something."""
+        return replace(
+            self,
+            headlines={name: words for name, words in self.headlines.items() if name in metrics},
+            baselines={name: words for name, words in self.baselines.items() if name in metrics["baselines"]},
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The page of each kind of task."""
 
+from pipeline.evaluation.report.answer_page import ANSWER_PAGE
 from pipeline.evaluation.report.class_page import CLASS_PAGE
 from pipeline.evaluation.report.findings import KindPage
 from pipeline.evaluation.report.span_page import SPAN_PAGE
@@ -7,4 +8,5 @@ from pipeline.evaluation.report.span_page import SPAN_PAGE
 PAGES: dict[str, KindPage] = {
     "classification": CLASS_PAGE,
     "token_classification": SPAN_PAGE,
+    "question_answering": ANSWER_PAGE,
 }
