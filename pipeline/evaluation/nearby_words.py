@@ -24,8 +24,8 @@ def answer_by_nearby_words(
     """Answer each question about an unseen context by the run of words that is nearest to the question's own words.
 
     Every word of the context that is in the question, too, gives each run of words without such a word its rarity over
-    its distance. Learned from the labelled questions are only how many words a run has (the median of the answers) and
-    how rare words are.
+    its distance; the run counts by the mean rarity of its own words, so that it is rarely `of the`. Learned from the
+    labelled questions are only how many words a run has (the median of the answers) and how rare words are.
 
     Args:
         contexts, answers: of the questions to learn from.
@@ -64,16 +64,19 @@ def words_of(text: str, words: AlignedText) -> list[str]:
 
 def _nearest(text: str, cut: AlignedText, asked: set[str], rarity: Rarity, longest: int) -> Answer | None:
     words = words_of(text, cut)
-    shared_M = np.array([rarity(word) if word and word in asked else 0.0 for word in words])
     free = [bool(word) and word not in asked for word in words]
+    rarity_M = np.array([rarity(word) if word else 0.0 for word in words])
+    weights_M = np.where([word in asked for word in words], rarity_M, 0.0)
+    left_M, right_M = _pull(weights_M), _pull(weights_M[::-1])[::-1]
     best, found = -1.0, None
     for first in range(len(words)):
-        last = first
         if not free[first]:
             continue
+        last = first
         while last + 1 < min(first + longest, len(words)) and free[last + 1]:
             last += 1
-        score = _pull(shared_M[max(0, first - REACH) : first][::-1]) + _pull(shared_M[last + 1 : last + 1 + REACH])
+        score = float((left_M[first] + right_M[last]) * rarity_M[first : last + 1].mean())
+        score = round(score, 9)  # equals stay equal whatever the order of the sums
         if score > best:
             best, found = score, (first, last)
     if found is None:
@@ -82,6 +85,7 @@ def _nearest(text: str, cut: AlignedText, asked: set[str], rarity: Rarity, longe
     return Answer(start, text[start:end])
 
 
-def _pull(weights: np.ndarray) -> float:
-    """What words at the distances 1, 2, ... give."""
-    return float((weights / np.arange(1, len(weights) + 1)).sum())
+def _pull(weights_M: np.ndarray) -> np.ndarray:
+    """For each place the sum of what stands before it, each weight over its distance."""
+    nearness = 1 / np.arange(1, REACH + 1)
+    return np.convolve(weights_M, np.append(0.0, nearness))[: len(weights_M)] if len(weights_M) else weights_M

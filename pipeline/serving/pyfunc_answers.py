@@ -24,9 +24,9 @@ class Reply(BaseModel):
     """`context[start:end]` is the answer."""
 
     answer: str
-    start: int | None
-    end: int | None
     score: float
+    start: int | None = None
+    end: int | None = None
 
 
 class ServedAnswerer(PythonModel):

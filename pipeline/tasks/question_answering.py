@@ -124,27 +124,51 @@ def find_answers(asked: AskedTexts, logits: Iterable[tuple[Sequence[int], Tensor
         logits: the network's scores (B, T, 2), batch by batch, with the numbers of their windows; behind them padding.
         rules: what an answer may be like.
     """
-    best: list[tuple[float, FoundAnswer]] = [(-np.inf, FoundAnswer(None, 1.0)) for _ in asked.questions]
-    nothing_N = np.ones(len(best))
+    best = [WindowAnswer(1.0, -np.inf, None, 0.0) for _ in asked.questions]
     for windows, logits_BT2 in logits:
         for window, scores_T2 in zip(windows, logits_BT2.double().cpu().numpy(), strict=False):
-            number = asked.windows[window].question
-            own, places = asked.visible(window)
-            nowhere = scores_T2[asked.no_answer_place(window)]
-            scores_V2 = scores_T2[places]
-            total = sum(np.logaddexp.reduce(np.append(scores_V2[:, side], nowhere[side])) for side in (0, 1))
-            nothing_N[number] = min(nothing_N[number], np.exp(nowhere.sum() - total))
-            joined_V = asked.contexts[number].joined(rules.whole_words)
-            starts_V = np.where(joined_V[own], -np.inf, scores_V2[:, 0])
-            ends_V = np.where(np.append(joined_V[1:], False)[own], -np.inf, scores_V2[:, 1])
-            found = best_span(starts_V, ends_V, rules.max_answer_tokens)
-            if found and found[0] - nowhere.sum() > best[number][0]:
-                answer = asked.answer(number, own.start + found[1][0], own.start + found[1][1])
-                best[number] = (found[0] - nowhere.sum(), FoundAnswer(answer, float(np.exp(found[0] - total))))
+            found, number = read_window(asked, window, scores_T2, rules), asked.windows[window].question
+            nothing = min(best[number].nothing, found.nothing)
+            best[number] = max(best[number], found, key=lambda each: each.lead)._replace(nothing=nothing)
     return [
-        FoundAnswer(None, float(nothing)) if found.answer is None or (rules.unanswerable and lead <= 0) else found
-        for (lead, found), nothing in zip(best, nothing_N, strict=True)
+        FoundAnswer(None, each.nothing)
+        if each.answer is None or (rules.unanswerable and each.lead <= 0)
+        else FoundAnswer(each.answer, each.score)
+        for each in best
     ]
+
+
+class WindowAnswer(NamedTuple):
+    """What a window says.
+
+    Attributes:
+        nothing: the probability of no answer.
+        lead: by how much the sum of scores of the best answer is above that of no answer.
+        answer: None: there is nothing visible to answer with.
+        score: its probability.
+    """
+
+    nothing: float
+    lead: float
+    answer: Answer | None
+    score: float
+
+
+def read_window(asked: AskedTexts, window: int, scores_T2: np.ndarray, rules: Rules) -> WindowAnswer:
+    """The best answer in one window, given the scores of its places as beginning and end, float64."""
+    number, (own, places) = asked.windows[window].question, asked.visible(window)
+    nowhere, scores_V2 = scores_T2[asked.no_answer_place(window)], scores_T2[places]
+    total = float(np.logaddexp.reduce(np.vstack([nowhere, scores_V2]), axis=0).sum())
+    nothing = float(np.exp(nowhere.sum() - total))
+    joined_V = asked.contexts[number].joined(rules.whole_words)
+    starts_V = np.where(joined_V[own], -np.inf, scores_V2[:, 0])
+    ends_V = np.where(np.append(joined_V[1:], False)[own], -np.inf, scores_V2[:, 1])
+    span = best_span(starts_V, ends_V, rules.max_answer_tokens)
+    if span is None:
+        return WindowAnswer(nothing, -np.inf, None, 0.0)
+    scores, (first, last) = span
+    answer = asked.answer(number, own.start + first, own.start + last)
+    return WindowAnswer(nothing, scores - float(nowhere.sum()), answer, float(np.exp(scores - total)))
 
 
 class QuestionAnswering:

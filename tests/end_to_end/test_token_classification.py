@@ -1,4 +1,4 @@
-"""A task of labelled spans beside a classification, through every stage."""
+"""Tasks of labelled spans and of questions beside a classification, through every stage."""
 
 import json
 import re
@@ -15,7 +15,11 @@ pytestmark = pytest.mark.end_to_end
 
 PEOPLE, PLACES = ("Anna", "Zoë Bell", "Li Wei", "Omar"), ("Rome", "New York", "Lima", "Oslo")
 NAMES = {"kind": "token_classification", "path": "names/*.conll", "labels_per_class": None}
-STAGES = ["ingest", "validate", "finetune@names", "scratch@names", "evaluate@names", "report", "register@names"]
+FACTS = {"kind": "question_answering", "path": "facts.json", "labels_per_class": None}
+STAGES = ["ingest", "validate", "report"]
+STAGES += [
+    f"{stage}@{task}" for stage in ("finetune", "scratch", "evaluate", "register") for task in ("names", "facts")
+]
 
 
 def write_names(folder: ToyProject) -> None:
@@ -33,12 +37,28 @@ def write_names(folder: ToyProject) -> None:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def test_a_second_task_of_labelled_spans_is_built_to_its_package(built_project: ToyProject, tmp_path: Path) -> None:
+def write_facts(folder: ToyProject) -> None:
+    """A file in SQuAD's format: of the two questions about each text, the second has no answer."""
+    paragraphs = []
+    for number in range(80):
+        person, place = PEOPLE[number % 4], PLACES[number // 4 % 4]
+        context = f"Fact {number}: {person} lives in {place}."
+        answers = [{"text": place, "answer_start": context.index(place)}]
+        where = {"id": f"{number}-where", "question": f"Where does {person} live?", "answers": answers}
+        why = {"id": f"{number}-why", "question": "Why?", "answers": [], "is_impossible": True}
+        paragraphs.append({"context": context, "qas": [where, why]})
+    content = json.dumps({"version": "v2.0", "data": [{"title": "facts", "paragraphs": paragraphs}]})
+    (folder.root / "data/own/facts.json").write_text(content, encoding="utf-8")
+
+
+def test_tasks_of_other_kinds_are_built_to_their_packages(built_project: ToyProject, tmp_path: Path) -> None:
     toy = built_project.copy(tmp_path / "toy")
     write_names(toy)
-    toy.change(tasks={"names": NAMES})
+    write_facts(toy)
+    toy.change(tasks={"names": NAMES, "facts": FACTS})
     printed = toy.repro().stdout
     assert sorted(re.findall(r"Running stage '([^']+)'", printed)) == sorted(STAGES)  # the other task stays as it is
+    check_facts(toy, printed)
     assert re.search(r"evaluate@names  span F1 \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", printed), printed
     assert re.search(r"package_hash: [0-9a-f]{64}", printed)
 
@@ -67,3 +87,22 @@ def test_a_second_task_of_labelled_spans_is_built_to_its_package(built_project: 
     }
     assert summary["tasks"]["package"]["accuracy"]
     assert '"errors"' not in toy.run("dvc", "plots", "show", "--json").stdout
+
+
+def check_facts(toy: ToyProject, printed: str) -> None:
+    assert re.search(r"evaluate@facts  answer F1 \d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", printed), printed
+    assert re.search(r"register@facts .*reloaded: \d+ test rows predicted alike by a fresh process", printed), printed
+    metrics = read_json(toy.root / "metrics/evaluate/facts.json")
+    assert set(metrics["baselines"]) == {"scratch", "nearby_words", "no_answer"}
+    parts = [metrics[kind] for kind in ("answerable", "unanswerable")]
+    whole = sum(part["f1"] * part["questions"] for part in parts) / sum(part["questions"] for part in parts)
+    assert metrics["f1"]["value"] == pytest.approx(whole, abs=1e-12)
+    predictions = read_table(toy.root / "predictions/facts.parquet")
+    assert list(predictions) == ["id", "answers", "predicted", "scratch", "nearby_words", "no_answer", "score"]
+    signature = read_json(toy.root / "models/register/facts/signature.json")
+    assert [given["name"] for given in signature["inputs"]] == ["question", "context"]
+    page = (toy.root / "report/index.html").read_text(encoding="utf-8")
+    assert "answer F1" in page
+    assert "never an answer" in page
+    summary = json.loads(toy.hallmark("summary", "--json").stdout)
+    assert set(summary["tasks"]["facts"]) == {"f1", "exact_match", "baselines"}

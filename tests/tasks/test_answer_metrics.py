@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.answers import Answer
@@ -62,6 +62,7 @@ def slow_score(predicted: str, truths: list[str]) -> tuple[float, float]:
     return exact, max(slow_f1(squad_words(predicted), squad_words(truth)) for truth in right)
 
 
+@settings(deadline=None)
 @given(ANSWER, st.lists(ANSWER, max_size=4))
 def test_figures_are_those_of_squads_rules(predicted: str, truths: list[str]) -> None:
     exact, f1, _ = score(predicted, truths)
@@ -102,6 +103,7 @@ def test_without_spaces_each_character_counts(predicted: str, truth: str, f1: fl
     assert score(predicted, [truth])[2] == pytest.approx(f1, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["the", "Answer", "is", "U.S.", "42", "don't"]), max_size=5).map(" ".join))
 def test_with_spaces_the_words_are_the_official_ones(answer: str) -> None:
     assert words_and_characters(answer) == squad_words(answer)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
@@ -73,8 +73,8 @@ def make_task(
     rows: pd.DataFrame, tokenizer: Tokenizer, family: str = "encoder", questions: int | None = None, **changes: Any
 ) -> QuestionAnswering:
     task = Task(kind="question_answering", path="qa.json", labels_per_class=questions)
-    settings = FINETUNE.model_copy(update=changes)
-    return QuestionAnswering(rows, "qa.parquet", tokenizer, task, settings, make_config(tokenizer, family), seed=1)
+    finetune = FINETUNE.model_copy(update=changes)
+    return QuestionAnswering(rows, "qa.parquet", tokenizer, task, finetune, make_config(tokenizer, family), seed=1)
 
 
 def random_model(config: ModelConfig, tokenizer: Tokenizer) -> QuestionAnswerer:
@@ -202,6 +202,7 @@ def test_segments_reach_a_network_that_has_them(rows: pd.DataFrame, tokenizer: T
 SCORES = st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=9)
 
 
+@settings(deadline=None)
 @given(SCORES, SCORES, st.integers(1, 12))
 def test_the_best_span_is_that_of_trying_all(starts: list[float], ends: list[float], longest: int) -> None:
     count = min(len(starts), len(ends))
