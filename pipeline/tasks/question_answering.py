@@ -225,7 +225,12 @@ class QuestionAnswering:
         )
         unspaced = are_unspaced(learned)
         self.best_metric = "character_f1" if unspaced else "f1"
-        self.config = {"kind": KIND, "max_tokens": settings.max_tokens, "unspaced": unspaced, **self.rules._asdict()}
+        self.config: dict[str, Any] = {
+            "kind": KIND,
+            "max_tokens": settings.max_tokens,
+            "unspaced": unspaced,
+            **self.rules._asdict(),
+        }
         self.facts = {
             "train_texts": len(drawn),
             "train_texts_without_an_answer": sum(not some for some in learned),

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -125,9 +126,9 @@ def test_tables_have_answers_as_lists_or_in_squads_columns(tmp_path: Path) -> No
     assert found == [[Answer(4, "Rome")], [Answer(4, "Oslo")], []]
     assert corpus.rejected["id"].to_list() == ["a.jsonl:4", "a.jsonl:5", "a.jsonl:6", "a.jsonl:7"]
     assert corpus.rejected["reason"][2] == "'question' is missing, not text"
-    table = pd.DataFrame({"context": ["Rome", "Oslo"], "ask": ["?", "?"]})
-    table["answers"] = [{"text": ["Rome"], "answer_start": [0]}, {"text": [], "answer_start": []}]
-    table.to_parquet(tmp_path / "b.parquet")
+    found_by = [{"text": ["Rome"], "answer_start": [0]}, {"text": [], "answer_start": []}]
+    table = pa.table({"context": ["Rome", "Oslo"], "ask": ["?", "?"], "answers": found_by})
+    pq.write_table(table, tmp_path / "b.parquet")
     rows = corpus_of(tmp_path, "b.parquet", text_column="context", pair_column="ask").tasks["qa"]
     assert [answers_from_json(content) for content in rows["answers"]] == [[Answer(0, "Rome")], []]
 

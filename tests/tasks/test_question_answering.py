@@ -14,7 +14,9 @@ from torch.nn.functional import cross_entropy
 from pipeline.common.answers import Answer, answers_from_json, answers_to_json
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Finetune, Task
+from pipeline.model.adapters import merge_adapters
 from pipeline.model.config import ModelConfig
+from pipeline.model.weights import named_weights
 from pipeline.tasks.answer_metrics import score
 from pipeline.tasks.kinds import KINDS
 from pipeline.tasks.question_answering import (
@@ -33,6 +35,8 @@ from pipeline.tasks.question_windows import AskedTexts, answer_tokens, best_span
 from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
+from pipeline.training.adapting import adapt
+from pipeline.training.optimizers import finetuning_optimizers
 
 PEOPLE, PLACES = ["Anna", "Zoë Bell", "王小明"], ["Rome", "New York", "北京"]
 FINETUNE = Finetune(epochs=2, batch_size=4, max_tokens=24, validation_texts=50, token_dropout=0.0, dropout=0.0)
@@ -327,6 +331,33 @@ def test_it_learns_who_where_and_when_to_say_nothing(rows: pd.DataFrame, tokeniz
     model.eval()
     with torch.no_grad():
         assert task.measure(model, torch.device("cpu"))["f1"] > 0.7
+
+
+@pytest.mark.parametrize("way", [{"adapt": "head"}, {"adapt": "lora", "lora_rank": 2}, {"layer_rate_decay": 0.5}])
+def test_every_way_of_adapting_learns_what_it_says(
+    rows: pd.DataFrame, tokenizer: Tokenizer, tmp_path: Path, way: dict[str, Any]
+) -> None:
+    task = make_task(rows, tokenizer, **way)
+    torch.manual_seed(0)
+    model = task.model()
+    adapt(model.body, task.settings)
+    before = {name: value.clone() for name, value in named_weights(model).items()}
+    optimizers = finetuning_optimizers(model.body, model.head, task.settings, lambda step: 1.0)
+    for step in range(2):
+        [batch], _ = next(task.batches())
+        loss, count = task.loss(model, batch)
+        (loss / count).backward()
+        optimizers.step(step)
+    changed = {
+        name.split(".")[0] for name, value in named_weights(model).items() if not torch.equal(value, before[name])
+    }
+    assert changed == ({"head"} if way.get("adapt") == "head" else {"head", "body"})
+    model.eval()
+    with torch.no_grad():
+        apart = model(batch["input_ids"], batch["lengths"])
+        merge_adapters(model.body)
+        answerer = load(model, task.config, tokenizer, tmp_path / "m")
+        torch.testing.assert_close(answerer.model(batch["input_ids"], batch["lengths"]), apart, atol=1e-5, rtol=1e-5)
 
 
 def test_a_draw_takes_so_many_questions_with_an_answer_and_as_many_without() -> None:
