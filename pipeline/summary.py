@@ -98,7 +98,7 @@ def _metrics(stage: str) -> dict[str, Any]:
 
 def _task(task: str) -> dict[str, Any]:
     metrics = _metrics(f"evaluate@{task}")
-    headlines = [headline for headline in HEADLINES if headline in metrics]
+    headlines = [name for name in HEADLINES if "value" in metrics.get(name, {})]  # `f1` of classes: only averages
     found: dict[str, Any] = {headline: _interval(metrics[headline]) for headline in headlines}
     baselines = {name: metrics["baselines"][name] for name in BASELINES if name in metrics["baselines"]}
     found["baselines"] = {name: {line: _interval(row[line]) for line in headlines} for name, row in baselines.items()}
