@@ -40,7 +40,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n logical --dist loadgroup
+	$(BIN)/pytest -n logical --dist loadfile
 
 ui: $(INSTALLED)
 	$(BIN)/hallmark ui

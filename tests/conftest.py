@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test takes two threads, none spins
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&` sets it, for everything that the tests start, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -15,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
-from tests.toy import REPOSITORY, ToyProject, build_once, make_toy_project
+from tests.toy import REPOSITORY, WARM, ToyProject, build_once, make_toy_project, warm_python
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 
 @pytest.fixture
@@ -45,6 +50,13 @@ def built_project(tmp_path_factory: pytest.TempPathFactory) -> ToyProject:
     return ToyProject(shared / "built")
 
 
+@pytest.fixture
+def warm_executable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test starts by `sys.executable` is a fork of a process that has imported libraries."""
+    if WARM in os.environ:
+        monkeypatch.setattr(sys, "executable", f"{os.environ[WARM]}/python")
+
+
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The temporary folder that all test processes share."""
     own = tmp_path_factory.getbasetemp()
@@ -54,6 +66,32 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_xdist_auto_num_workers() -> int:
     """One more test process than cores: those that wait for servers leave theirs idle."""
     return (os.cpu_count() or 1) + 1
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """All test processes share one that imports what stages import, once one of them asks it to."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and hasattr(os, "fork"):
+        python = warm_python()
+        os.environ[WARM] = str(python.programs)
+        session.config.add_cleanup(python.close)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay together, for they share what they start; files are begun in the order of collection."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first: those with servers, those with builds, and the others from `training` back to `common`."""
+    place = {path: (0, number) for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+    for weight, marker in enumerate(("end_to_end", "server"), start=1):
+        for item in items:
+            if item.get_closest_marker(marker):
+                place[item.path] = (weight, place[item.path][1])
+    items.sort(key=lambda item: place[item.path], reverse=True)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

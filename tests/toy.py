@@ -9,13 +9,13 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock
 
-from benchmarks.checkout import Checkout
 from pipeline.common.environment import QUIET
 from pipeline.common.params import Params, load_params, render
 from tests.warm import WarmPython
@@ -38,6 +38,8 @@ TOY_PARAMS: dict[str, Any] = {
 OUTSIDE = ("DVC_", "HALLMARK_", "MLFLOW_", "PREFECT_", "TORCHINDUCTOR_")  # variables that point out of the project
 # What stages import and takes time.
 LIBRARIES = ("torch._dynamo", "sklearn.linear_model", "great_expectations", "mlflow.pyfunc", "dvc.repo")
+TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
+WARM = "TOY_WARM_PROGRAMS"  # names the folder of the program `python` that asks for a fork
 COPIED = (
     "pipeline",
     "flows",
@@ -62,9 +64,7 @@ class ToyProject:
     @property
     def environment(self) -> dict[str, str]:
         """The test's environment, without anything that points outside this project; tracking is off."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
-        kept.pop("PYTHONPATH", None)
-        return kept | {
+        return inside_only(os.environ) | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "HALLMARK_TRACKING": "off",
             "OMP_NUM_THREADS": "1",
@@ -101,26 +101,18 @@ class ToyProject:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def repro(self, *targets: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        return self.run("dvc", "--wait-for-lock", "repro", *targets, check=check, **options)
+    def repro(
+        self, *targets: str, check: bool = True, fresh: bool = False, environment: Mapping[str, str] = {}
+    ) -> subprocess.CompletedProcess[str]:
+        """Build by DVC. Stages run in forks of a process that has imported libraries, unless they are to be `fresh`."""
+        settings = dict(environment) if fresh else self.warm | dict(environment)
+        return self.run("dvc", "--wait-for-lock", "repro", *targets, check=check, environment=settings)
 
-    def build_warm(self, *but: str, environment: Mapping[str, str] | None = None) -> None:
-        """Build a project that is not built yet with a fraction of `repro`'s work: the commands of all stages, in an
-        order that their deps allow, run in forks of one process; DVC takes what they made into its cache and lock.
-
-        Args:
-            but: beginnings of the names of stages to leave out.
-            environment: variables on top of `environment`.
-        """
-        stages = Checkout(self.root, self.environment).stages()
-        stages = {name: command for name, command in stages.items() if not name.startswith(but)}
-        (self.root / ".hallmark").mkdir(exist_ok=True)
-        with WarmPython(LIBRARIES, self.environment | QUIET | dict(environment or {})) as python:
-            for name, command in stages.items():
-                module, *arguments = command.removeprefix("python -m ").split()
-                log = self.root / ".hallmark" / "warm.log"
-                python.run(module, *arguments, cwd=self.root, log=log, environment={"DVC_STAGE": name})
-        self.run("dvc", "commit", "--force", *stages)
+    @property
+    def warm(self) -> dict[str, str]:
+        """What lets the stages of a command run in forks: `run(..., environment=toy.warm)`."""
+        programs = os.environ.get(WARM)
+        return {"PATH": f"{programs}{os.pathsep}{self.environment['PATH']}"} if programs else {}
 
     def hallmark(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", "pipeline.cli", *arguments, check=check, **options)
@@ -168,6 +160,16 @@ def make_toy_project(root: Path, params: Mapping[str, Any] | None = None) -> Toy
     return toy
 
 
+def inside_only(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that do not point out of a toy project."""
+    return {name: value for name, value in environment.items() if not name.startswith((*OUTSIDE, "PYTHONPATH"))}
+
+
+def warm_python() -> WarmPython:
+    """A process for the stages of toy projects."""
+    return WarmPython(LIBRARIES, inside_only(os.environ) | QUIET | {"OMP_NUM_THREADS": "1"})
+
+
 def build_once(shared: Path) -> None:
     """Build a toy project as `shared`/built, unless it is built, or wait for who builds it. Why it is not built is
     then in `shared`/built.failed."""
@@ -176,7 +178,7 @@ def build_once(shared: Path) -> None:
         if failure.exists() or (root / "dvc.lock").exists():
             return
         try:
-            make_toy_project(root).repro()
+            make_toy_project(root).repro(fresh=True, environment=TWO_THREADS)
         except BaseException as error:
             failure.write_text(str(error))
             if not isinstance(error, Exception):
@@ -209,6 +211,7 @@ def write_toy_text(folder: Path) -> None:
             writer.writerows([text, package] for text in list(texts)[:TEXTS_PER_PACKAGE])
 
 
+@cache
 def _docstrings(module: Path) -> list[str]:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nodes = [node for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(node, kinds)]

@@ -1,87 +1,167 @@
 """Fresh processes without the seconds that each needs to import torch and the like: one imports, and forks the others.
 
-What runs in a fork is what `python FILE` or `python -m MODULE` would run, in an interpreter that has done nothing but
-import libraries. Run as a program this file is that one process: `python -I tests/warm.py LIBRARY...`.
+What runs in a fork is what `python FILE`, `python -m MODULE` or `python -c CODE` would run, in an interpreter that has
+done nothing but import libraries. A program named `python` asks for such a fork: where it comes first on PATH, DVC's
+stages are forks, and so is what they start by `sys.executable`.
+
+Run as a program this file is the process that imports and forks: `python -I tests/warm.py PYTHON LIBRARY...`, with the
+socket that it is asked at as its standard input.
 """
 
+import gc
 import importlib
 import json
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from select import select
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+
+PROGRAM = """#!{interpreter} -IS
+import sys
+sys.path.insert(0, {folder!r})
+from warm import be_python
+be_python({address!r})
+"""
 
 
 class WarmPython:
-    """A process that has imported `libraries` and forks others: `with WarmPython(...) as python: python.run(...)`."""
+    """A process that imports `libraries` once it is asked to, and forks others, until `close`.
+
+    Attributes:
+        programs: a folder that holds nothing but the program `python`.
+    """
 
     def __init__(self, libraries: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.environment = dict(environment)
-        command = [sys.executable, "-I", __file__, *libraries]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, env=self.environment, **pipes)
+        self.home = Path(mkdtemp(prefix="warm-"))  # a socket's name has to be short
+        self.programs, self.address = self.home / "bin", str(self.home / "socket")
+        self.programs.mkdir()
+        text = PROGRAM.format(interpreter=sys.executable, folder=str(Path(__file__).parent), address=self.address)
+        (self.programs / "python").write_text(text)
+        (self.programs / "python").chmod(0o755)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.address)
+            listener.listen(64)
+            command = [sys.executable, "-I", __file__, str(self.programs / "python"), *libraries]
+            self.process = subprocess.Popen(
+                command, env=dict(environment), stdin=listener.fileno(), start_new_session=True
+            )
 
-    def run(self, program: str, *arguments: str, cwd: Path, log: Path, environment: Mapping[str, str] = {}) -> str:
-        """Run a module's name or a file's path as a program to its end.
-
-        Args:
-            program: as after `python -m`, or a path that ends with `.py`.
-            arguments: its own.
-            cwd: the folder that it runs in, and, for a module, that it is looked for in.
-            log: a file for all that it prints.
-            environment: variables on top of those that all of them have.
-
-        Returns:
-            What it printed; shows it if the exit status is not 0.
-        """
-        assert self.process.stdin
-        assert self.process.stdout
-        request = {"program": program, "arguments": arguments, "cwd": str(cwd), "log": str(log)}
-        print(json.dumps(request | {"environment": dict(environment)}), file=self.process.stdin, flush=True)
-        status = self.process.stdout.readline().strip()
-        printed = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        assert status == "0", f"{program} {' '.join(arguments)} exited {status}\n{printed}"
-        return printed
-
-    def __enter__(self) -> "WarmPython":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.process.communicate()  # the end of its input ends it
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        rmtree(self.home)
 
 
-def serve(libraries: Sequence[str]) -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    for name in libraries:
-        importlib.import_module(name)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            live(**json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+def ask(address: str, words: list[str], cwd: str, environment: dict[str, str], files: list[int]) -> int:
+    """Let `python WORDS` run in a fork of the process that listens at `address`; returns its exit status.
+
+    Args:
+        address: of a socket.
+        words: begin with `-m`, `-c`, or a path that ends with `.py`.
+        cwd: the folder that it runs in.
+        environment: all its variables.
+        files: its standard input, output and error.
+    """
+    request = json.dumps({"words": words, "cwd": cwd, "environment": environment}).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        socket.send_fds(connection, [len(request).to_bytes(8)], files)
+        connection.sendall(request)
+        return int(connection.recv(16))
 
 
-def live(program: str, arguments: list[str], cwd: str, log: str, environment: dict[str, str]) -> None:
+def be_python(address: str) -> None:
+    """Do as `python` does with this process's arguments."""
+    words = sys.argv[1:]
+    if words[:1] == ["-I"]:  # the process that forks is isolated
+        words = words[1:]
+    if not words or not (words[0] in ("-m", "-c") or words[0].endswith(".py")):
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    status = ask(address, words, str(Path.cwd()), dict(os.environ), [0, 1, 2])
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+def serve(python: str, libraries: Sequence[str], listener: socket.socket) -> None:
+    """Answer each request in a fork, as long as who started this process lives; `python` is the program that asks."""
+    parent, is_warm = os.getppid(), False
+    while os.getppid() == parent:
+        reap()
+        if not select([listener], [], [], 1.0)[0]:
+            continue
+        connection, _ = listener.accept()
+        if not is_warm:
+            for name in libraries:
+                importlib.import_module(name)
+            gc.freeze()  # a collection would touch, and so copy, what forks share
+            sys.executable = python
+            is_warm = True
+        if os.fork() == 0:
+            listener.close()
+            answer(connection)
+            os._exit(0)
+        connection.close()
+
+
+def reap() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def answer(connection: socket.socket) -> None:
+    """Read a request, run it in a fork, and tell its exit status; stop it if who asked is gone."""
+    size, files, _, _ = socket.recv_fds(connection, 8, 3)
+    with connection.makefile("rb") as sent:
+        request = json.loads(sent.read(int.from_bytes(size)))
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        live(files, **request)
+    for file in files:
+        os.close(file)
+    ended = status = 0
+    while not ended:
+        if select([connection], [], [], 0.02)[0]:  # who asked says no more, so this is its end
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
+            return
+        ended, status = os.waitpid(child, os.WNOHANG)
+    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def live(files: list[int], words: list[str], cwd: str, environment: dict[str, str]) -> None:
     """What the fork does; ends the process."""
     code: Any = 0
     try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        os.dup2(1, 2)
+        for place, file in enumerate(files):
+            os.dup2(file, place)
+            os.close(file)
         os.chdir(cwd)
+        os.environ.clear()
         os.environ |= environment
-        sys.argv = [program, *arguments]
-        if program.endswith(".py"):
-            runpy.run_path(program, run_name="__main__")
-        else:
+        if words[0] == "-m":
+            sys.argv = words[1:]
             sys.path.insert(0, cwd)
-            runpy.run_module(program, run_name="__main__", alter_sys=True)
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0] == "-c":
+            sys.argv = ["-c", *words[2:]]
+            sys.path.insert(0, "")
+            exec(words[1], {"__name__": "__main__"})
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as error:
         code = error.code or 0
         if not isinstance(code, int):
@@ -97,4 +177,6 @@ def live(program: str, arguments: list[str], cwd: str, log: str, environment: di
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1:])
+    asked = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    serve(sys.argv[1], sys.argv[2:], asked)

@@ -1,28 +1,23 @@
 """Every preset, each with a tokenizer and an objective, through all the doors that know of them, by settings only."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.common.environment import QUIET
-from pipeline.common.files import read_json, write_json
+from pipeline.common.files import read_json
 from pipeline.common.layout import CLEAN, PREDICTIONS, PRETRAINED, REGISTERED, TOKENIZER, metrics_file
 from pipeline.common.params import Params, load_params
 from pipeline.common.tables import read_table
 from pipeline.model.presets import PRESETS
 from pipeline.model.weights import read_config
-from pipeline.serving import reload
 from pipeline.serving.package import read_package
 from pipeline.stages import encode, evaluate, finetune, pretrain, register, tokenizer
 from pipeline.stages.door import Stage
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tracking.journal import Journal
 from tests.toy import TOY_PARAMS, ToyProject
-from tests.warm import WarmPython
 
 DOORS = [
     ("tokenizer", tokenizer),
@@ -56,39 +51,20 @@ def settings_of(preset: str) -> Params:
     return Params.model_validate(TOY_PARAMS | changes)
 
 
-@pytest.fixture(scope="module")
-def predict_in_fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[dict[str, Any]]]]:
-    """`predict_in_fresh_process`, but the process is a fork of an isolated one that has imported MLflow and torch."""
-    folder = tmp_path_factory.mktemp("reload")
-    asked, answered = folder / "texts.json", folder / "answers.json"
-    with WarmPython(["mlflow.pyfunc", "torch", "pandas"], os.environ | QUIET | reload.FORBIDDEN) as python:
-
-        def predict(saved: Path, texts: list[str], device: str | None = None) -> list[dict[str, Any]]:
-            write_json(asked, texts)
-            answered.unlink(missing_ok=True)
-            files = (str(saved.resolve()), str(asked), str(answered))
-            chosen = {"HALLMARK_DEVICE": device} if device else {}
-            python.run(reload.__file__, *files, cwd=folder, log=folder / "log", environment=chosen)
-            return read_json(answered)
-
-        yield predict
-
-
 @pytest.mark.end_to_end
+@pytest.mark.usefixtures("warm_executable")  # where `register` asks the model; a built project has asked in a fresh one
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_goes_from_text_to_a_package_that_proves_itself(
     preset: str,
     built_project: ToyProject,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    predict_in_fork: Callable[..., list[dict[str, Any]]],
 ) -> None:
     shutil.copytree(built_project.root / CLEAN, tmp_path / CLEAN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
     monkeypatch.setenv("HALLMARK_TRACKING", "off")
     monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
-    monkeypatch.setattr(reload, "predict_in_fresh_process", predict_in_fork)  # a built project uses the real one
     params = settings_of(preset)
     for number, (name, door) in enumerate(DOORS):
         key = f"{number:064d}"
@@ -117,7 +93,7 @@ def test_an_experiment_changes_the_family_by_settings_alone(built_project: ToyPr
         *("dvc", "exp", "run", "--name", "bert"),
         *("-S", "model.preset=bert", "-S", "objective=mlm+nsp", "-S", "tokenizer.kind=wordpiece"),
         "report",  # `register` has been through the doors above with every preset
-        environment={"DVC_EXP_AUTO_PUSH": ""},
+        environment=toy.warm | {"DVC_EXP_AUTO_PUSH": ""},
     )
     assert "Ran experiment" in done.stdout
     assert load_params(toy.root / "params.yaml").model.preset == "bert"

@@ -33,7 +33,7 @@ from tests.flows.conftest import (
 )
 from tests.toy import ToyProject
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("prefect"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
 
 FINAL = {StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
 IMPATIENT = {  # the same services, with shorter waits

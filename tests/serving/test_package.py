@@ -77,6 +77,7 @@ def test_a_fresh_process_predicts_the_same_without_the_project(classifier_folder
     assert [answer["label"] for answer in answers] == [LABELS[place] for place in expected.argmax(axis=1)]
 
 
+@pytest.mark.usefixtures("warm_executable")
 def test_a_tampered_model_does_not_load(saved: Path, tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(saved, copy)

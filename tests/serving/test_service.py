@@ -19,7 +19,7 @@ from pipeline.serving.save import save_pyfunc
 from pipeline.tasks.classification import load_classifier
 from tests.serving.conftest import LABELS, TEXTS
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("service")]  # one service for all, in one test process
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")

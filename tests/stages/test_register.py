@@ -43,6 +43,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage("register@library", "e" * 64, {}, Params(), journal)
 
 
+@pytest.mark.usefixtures("warm_executable")
 def test_a_model_that_predicts_as_evaluate_did_is_packaged_though_the_registry_is_away(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

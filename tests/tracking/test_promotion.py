@@ -195,6 +195,7 @@ def test_floors() -> None:
     assert floors_missed(Figures(0.5, 0.4), rules) == ["macro-F1 0.4000 is below the floor 0.5"]
 
 
+@pytest.mark.usefixtures("warm_executable")
 def test_a_registered_version_answers_as_its_classifier_does(store: Store, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = train_bpe(iter(["ants and bees", "bees and ants are many"] * 20), 300)
