@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=384, help="a multiple of 64 (default: %(default)s)")
     parser.add_argument("--vocab-size", type=int, default=4096, help="(default: %(default)s)")
     parser.add_argument("--context", type=int, default=512, help="(default: %(default)s)")
+    parser.add_argument("--eager", action="store_true", help="compile nothing: for a first look")
     parser.add_argument("--repeats", type=int, default=5, help="measured runs of each (default: %(default)s)")
 
 
@@ -141,7 +142,7 @@ def _measure(
     compile_seconds: dict[str, float] = {}
     for precision in PRECISIONS:
         ways[f"transformers {precision}"] = _their_way(theirs[precision], ids_BT, options.new_tokens)
-        way, compile_seconds[precision] = _our_way(ours, precision, ids_BT, options.new_tokens)
+        way, compile_seconds[precision] = _our_way(ours, precision, ids_BT, options)
         ways[f"hallmark {precision}"] = way
     same = ways["transformers float32"]() == ways["hallmark float32"]()  # and all have run once
     ways["transformers bfloat16"]()
@@ -182,15 +183,15 @@ def _their_way(model: Any, ids_BT: Any, new_tokens: int) -> Callable[[], list[li
     return generate
 
 
-def _our_way(model: Any, precision: str, ids_BT: Any, new_tokens: int) -> tuple[Callable[[], list[list[int]]], float]:
+def _our_way(
+    model: Any, precision: str, ids_BT: Any, options: argparse.Namespace
+) -> tuple[Callable[[], list[list[int]]], float]:
     """How we generate, and how long the first time took, which compiles."""
     from pipeline.model.generation.generator import Generator
     from pipeline.model.generation.settings import GenerationSettings
 
-    generator, settings = (
-        Generator(model, precision=precision, compile="always"),
-        GenerationSettings(max_new_tokens=new_tokens),
-    )
+    generator = Generator(model, precision=precision, compile="never" if options.eager else "always")
+    settings = GenerationSettings(max_new_tokens=options.new_tokens)
 
     def generate() -> list[list[int]]:
         return generator.generate(ids_BT.tolist(), settings)

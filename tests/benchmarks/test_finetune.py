@@ -1,8 +1,6 @@
 """The benchmark of fine-tuning: its texts and arms at toy size, its arithmetic, and what it refuses."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,7 +8,6 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.arms import finetuning
-from benchmarks.checkout import REPOSITORY
 from benchmarks.finetune import format_result
 from benchmarks.synthetic import make_tokenizer
 from pipeline.tasks.classification import encode_rows
@@ -65,13 +62,11 @@ def test_padding_reaches_to_the_longest_text_of_a_batch() -> None:
 
 
 @needs_accelerate
-def test_a_real_run_measures_ours_beside_trainer() -> None:
-    command = [sys.executable, "-m", "benchmarks", "finetune", "--json", "--layers", "1", "--width", "64"]
-    command += ["--vocab-size", "400", "--max-tokens", "40", "--texts", "10", "--batch", "4", "--repeats", "3"]
-    command += ["--arms", "hallmark-eager,trainer", "--precisions", "float32"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_a_real_run_measures_ours_beside_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["finetune", "--json", "--layers", "1", "--width", "64", "--vocab-size", "400", "--max-tokens", "40"]
+    command += ["--texts", "10", "--batch", "4", "--repeats", "3"]
+    main([*command, "--arms", "hallmark-eager,trainer", "--precisions", "float32"])
+    found = json.loads(capsys.readouterr().out)
     ours, theirs = found["arms"]["hallmark-eager float32"], found["arms"]["trainer float32"]
     for arm in (ours, theirs):
         assert arm["examples_per_second"] == pytest.approx(10 / sorted(arm["epoch_seconds"])[1])

@@ -1,21 +1,21 @@
 """The benchmark of the pipeline: its arithmetic, and one real run at toy size."""
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from benchmarks import pipeline
+from benchmarks import checkout, pipeline
 from benchmarks.__main__ import BENCHMARKS, main
-from benchmarks.checkout import REPOSITORY, Checkout, temporary_checkout
+from benchmarks.checkout import REPOSITORY, Checkout
 from benchmarks.servers import prefect_server
 from benchmarks.tables import format_table
 from pipeline.common.errors import HallmarkError
@@ -111,16 +111,6 @@ def test_a_failing_command_is_named(tmp_path: Path) -> None:
         Checkout(tmp_path, os.environ).time("false")
 
 
-@pytest.mark.server
-def test_a_server_ends_with_its_block() -> None:
-    with temporary_checkout("server") as checkout:
-        with prefect_server(checkout) as address, urllib.request.urlopen(f"{address}/health") as answer:
-            assert answer.status == 200
-        with pytest.raises(urllib.error.URLError):
-            urllib.request.urlopen(f"{address}/health", timeout=5)
-    assert not checkout.root.exists()
-
-
 @pytest.fixture
 def short_pipeline(tmp_path: Path, built_project: ToyProject) -> Path:
     """A clone with this code as it is now and two stages, `ingest` and `pretrain`, with what they read, committed."""
@@ -143,25 +133,30 @@ def short_pipeline(tmp_path: Path, built_project: ToyProject) -> Path:
 
 @pytest.mark.end_to_end
 @pytest.mark.server
-def test_a_real_run_measures_every_stage_bare_and_under_the_flow(short_pipeline: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "pipeline",
-        "--toy",
-        "--json",
-        "--arms",
-        "bare,flow",
-        "--repeats",
-        "1",
-    ]
-    done = subprocess.run(command, cwd=short_pipeline, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_a_real_run_measures_every_stage_bare_and_under_the_flow_and_ends_its_server(
+    short_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers: list[tuple[Path, str]] = []
+
+    @contextmanager
+    def noted(clone: Checkout) -> Iterator[str]:
+        with prefect_server(clone) as address:
+            with urllib.request.urlopen(f"{address}/health") as answer:
+                assert answer.status == 200
+            servers.append((clone.root, address))
+            yield address
+
+    monkeypatch.setattr(pipeline, "prefect_server", noted)
+    for module in (pipeline, checkout):
+        monkeypatch.setattr(module, "REPOSITORY", short_pipeline)
+    found = pipeline.run(pipeline_options("--toy", "--arms", "bare,flow", "--repeats", "1"))
     assert list(found["build"]) == ["bare", "flow"]
     assert list(found["stages"]) == ["ingest", "pretrain"]
     assert len(found["no_op"]["flow"]["seconds"]) == 1
     assert all(stage["peak_memory_bytes"] > 10**7 for stage in found["stages"].values())
     assert found["tokens_per_second"]["pretrain"] > 0
     assert found["overhead"]["flow"]["around_stages_seconds"] > 0
+    [(root, address)] = servers
+    assert not root.exists()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{address}/health", timeout=5)

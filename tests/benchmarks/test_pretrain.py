@@ -1,8 +1,6 @@
 """The benchmark of pretraining: its arms at toy size, nanoGPT rebuilt, its arithmetic, and what it refuses."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +11,6 @@ from torch.nn.functional import cross_entropy
 from benchmarks.__main__ import main
 from benchmarks.arms import pretraining
 from benchmarks.arms.nanogpt import Layer, NanoGPT
-from benchmarks.checkout import REPOSITORY
 from benchmarks.pretrain import PRESETS, format_result
 from benchmarks.turns import Work
 from pipeline.common.params import Model
@@ -98,13 +95,10 @@ def in_our_names(theirs: NanoGPT) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_a_real_run_measures_speed_and_mfu() -> None:
-    command = [sys.executable, "-m", "benchmarks", "pretrain", "--json", "--sizes", "toy", "--context", "24"]
-    command += ["--batch", "2", "--vocab-size", "400", "--steps", "2", "--repeats", "3", "--eager"]
-    command += ["--arms", "hallmark-adamw,nanogpt"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_a_real_run_measures_speed_and_mfu(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["pretrain", "--json", "--sizes", "toy", "--context", "24", "--batch", "2", "--vocab-size", "400"]
+    main([*command, "--steps", "2", "--repeats", "3", "--eager", "--arms", "hallmark-adamw,nanogpt"])
+    found = json.loads(capsys.readouterr().out)
     (comparison,) = found["comparisons"]
     assert list(comparison["arms"]) == ["hallmark-adamw", "nanogpt"]
     for arm in comparison["arms"].values():

@@ -20,7 +20,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     assert load_params(tmp_path / "params.yaml") == Params()
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     learning_rate=st.floats(1e-8, 10),
     text=st.text(st.characters(blacklist_categories=["Cs", "Cc"])),

@@ -81,10 +81,10 @@ stages:
 Project = Path
 
 
-def run(*command: str, cwd: Path) -> str:
-    """Run a command to its end; returns what it printed, and shows it if it failed."""
+def run(*command: str, cwd: Path, more: Mapping[str, str] = {}) -> str:
+    """Run a command to its end, with `more` variables; returns what it printed, and shows it if it failed."""
     pipes: dict[str, Any] = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(command, cwd=cwd, env=environment(), check=False, **pipes)
+    done = subprocess.run(command, cwd=cwd, env=environment() | dict(more), check=False, **pipes)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -149,7 +149,7 @@ def prefect_server(folder: Path, more: Mapping[str, str]) -> Iterator[dict[str, 
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log, start_new_session=True)
     try:
-        until(lambda: _answers(url) or server.poll() is not None, 90)
+        until(lambda: _answers(url) or server.poll() is not None, 180)
         assert server.poll() is None, (folder / "server.log").read_text()
         yield settings
     finally:

@@ -1,10 +1,8 @@
 """Settings x seeds to a ranked table: wrong ones refused at once, cached stages shared, killed sweeps gone on with."""
 
 import json
-import os
-import signal
+import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +17,7 @@ from flows.arms import ArmPlan, needed, parse_grid, plan_sweep, read_request
 from flows.plan import make_plan
 from flows.stage import StageError, StageStoppedError
 from pipeline.common.errors import HallmarkError
-from pipeline.tracking.runs import read_events
-from tests.flows.conftest import prefect_server, processes_in, started, until, wish
-from tests.toy import ToyProject
+from tests.flows.conftest import environment, prefect_server, processes_in, run, started, until, wish
 
 RATE = "finetune.learning_rate"
 
@@ -166,85 +162,75 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         yield {name: settings[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")}
 
 
-SWEEP = [sys.executable, "-m", "flows.sweep", "--name", "rates", "--seeds", "1,2"]
-FIGURES = ["--metric", "finetune.package.validation.macro_f1", "--metric", "pretrain.bits_per_byte"]
+@pytest.fixture
+def seeded(project: Path) -> Path:
+    """The tiny project, built, where the seed decides what `prepare` does, and `train` measures bits per byte."""
+    stages, step = project / "dvc.yaml", project / "step.py"
+    stages.write_text(stages.read_text().replace("data/prepared.txt\n", "data/prepared.txt ${seed}\n", 1))
+    step.write_text(step.read_text().replace('"length"', '"bits_per_byte"'))
+    run(sys.executable, "-m", "dvc", "repro", "-q", "train", cwd=project)
+    (project / ".hallmark/started.txt").unlink()
+    return project
 
 
-def records(toy: ToyProject, name: str = "rates") -> dict[Path, dict[str, Any]]:
-    return {
-        path: json.loads(path.read_text()) for path in (toy.root / f".hallmark/sweeps/{name}").glob("arms/*/arm.json")
-    }
+SWEEP = [sys.executable, "-m", "flows.sweep", "--name", "rates", "--seeds", "1,2", "--grid", f"{RATE}=0.001,0.01"]
+SWEEP += ["--metric", "train.f1", "--metric", "train.bits_per_byte"]
 
 
-def stage_starts(toy: ToyProject) -> Counter[str]:
-    """How often each stage key was started, by its stage's name and key."""
-    journals = (toy.root / ".hallmark/stages").glob("*/journal.jsonl")
-    events = [event for path in journals for event, _ in read_events(path) if event["event"] == "start"]
-    return Counter(f"{event['stage']} {event['key']}" for event in events)
+def records(project: Path) -> dict[Path, dict[str, Any]]:
+    return {path: json.loads(path.read_text()) for path in (project / ".hallmark/sweeps/rates").glob("arms/*/arm.json")}
 
 
 @pytest.mark.server
-@pytest.mark.end_to_end
-@pytest.mark.xdist_group("prefect")
 def test_a_killed_sweep_goes_on_and_ends_with_the_table_and_the_runs(
-    server: dict[str, str], built_project: ToyProject, tmp_path: Path
+    server: dict[str, str], seeded: Path, tmp_path: Path
 ) -> None:
-    toy = built_project.copy(tmp_path / "toy")
-    before = stage_starts(toy)
-    rates = f"{RATE}={toy.params.finetune.learning_rate},0.01"
-    command = [*SWEEP, *FIGURES, "--grid", rates]
-
-    with (tmp_path / "first.txt").open("w") as log:
-        first = toy.start(*command, environment=server, stdout=log)
-    try:  # the first arm is what is built already; the second, with another seed, is killed at its second stage
-        until(lambda: any(name.startswith("validate ") for name in (stage_starts(toy) - before)), 180)
-        assert first.poll() is None, (tmp_path / "first.txt").read_text()
+    wish(seeded, "wait")
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    first = subprocess.Popen(SWEEP, cwd=seeded, env=environment() | server, **pipes)
+    try:  # the first arm is what is built already; the second, with another seed, is killed in training
+        until(lambda: started(seeded) == ["prepare", "train"] or first.poll() is not None, 180)
     finally:
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
-    until(lambda: not processes_in(toy.root), 30)
-    finished = {path: path.stat().st_mtime_ns for path in records(toy)}
+        first.kill()
+        said, _ = first.communicate()
+    assert started(seeded) == ["prepare", "train"], said
+    until(lambda: not processes_in(seeded), 30)
+    finished = {path: path.stat().st_mtime_ns for path in records(seeded)}
     assert len(finished) == 1
-    assert not (toy.root / ".hallmark/sweeps/rates/index.html").exists()
+    assert not (seeded / ".hallmark/sweeps/rates/index.html").exists()
 
-    done = toy.run(*command, environment=server, timeout=300)
-    assert "3 arms built, 1 finished before" in done.stdout
+    wish(seeded, "")
+    assert "3 arms built, 1 finished before" in run(*SWEEP, cwd=seeded, more=server)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(records(toy)) == 4
-    ran = stage_starts(toy) - before
-    twice = [name for name, count in ran.items() if count > 1]
-    assert len(twice) <= 1  # what was killed
-    keys = Counter(name.split()[0] for name in ran)
-    assert keys.pop("finetune@package") == 3
-    assert keys["pretrain"] == 1  # for four arms: the second seed's
-    assert set(keys.values()) == {1}
+    assert len(records(seeded)) == 4
+    ran = started(seeded)
+    assert ran == ["prepare", "train", "train", "train", "train"]  # the killed one, and three arms
 
-    tracked = server | {"HALLMARK_TRACKING": "on"}
-    again = toy.run(*command, environment=tracked, timeout=300)
-    assert "0 arms built, 4 finished before" in again.stdout
-    assert stage_starts(toy) - before == ran
-    folder = toy.root / ".hallmark/sweeps/rates"
+    again = run(*SWEEP, cwd=seeded, more=server | {"HALLMARK_TRACKING": "on"})
+    assert "0 arms built, 4 finished before" in again
+    assert started(seeded) == ran
+    folder = seeded / ".hallmark/sweeps/rates"
     page, markdown = (folder / "index.html").read_text(), (folder / "sweep.md").read_text()
     for text in ("learning_rate=0.01", "against the reference", "noise"):
         assert text in page
-        assert text in again.stdout
+        assert text in again
     assert "higher is better" in markdown
-    assert "pretrain.bits\\_per\\_byte, lower is better" in markdown
+    assert "train.bits\\_per\\_byte, lower is better" in markdown
 
-    parent, children = sweep_runs(toy)
+    parent, children = sweep_runs(seeded)
     assert parent.info.status == "FINISHED"
     assert {(run.data.params[RATE], run.data.params["seed"]) for run in children} == {
-        (rate, seed) for rate in (str(toy.params.finetune.learning_rate), "0.01") for seed in ("1", "2")
+        (rate, seed) for rate in ("0.001", "0.01") for seed in ("1", "2")
     }
-    for run in children:
-        mine = next(r for r in records(toy).values() if r["build"] == run.data.tags["hallmark.build"])
-        assert run.data.metrics["pretrain.bits_per_byte"] == mine["figures"]["pretrain.bits_per_byte"]
-        assert run.data.tags["hallmark.stage_key.finetune.package"] == mine["stages"]["finetune@package"]
+    for child in children:
+        mine = next(r for r in records(seeded).values() if r["build"] == child.data.tags["hallmark.build"])
+        assert child.data.metrics["train.bits_per_byte"] == mine["figures"]["train.bits_per_byte"]
+        assert child.data.tags["hallmark.stage_key.train"] == mine["stages"]["train"]
 
 
-def sweep_runs(toy: ToyProject) -> tuple[Run, list[Run]]:
+def sweep_runs(project: Path) -> tuple[Run, list[Run]]:
     """The sweep's own run and those of its arms."""
-    client = MlflowClient(f"sqlite:///{toy.root}/.hallmark/mlflow/mlflow.db")
+    client = MlflowClient(f"sqlite:///{project}/.hallmark/mlflow/mlflow.db")
     experiment = client.get_experiment_by_name("sweeps")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])

@@ -64,7 +64,7 @@ def test_own_files_become_tables_and_metrics(own: dict[str, Any], capsys: pytest
 
 @pytest.mark.parametrize("kind", ["files", "python-docs", "python-docs+files"])
 def test_it_writes_the_same_bytes_twice(own: dict[str, Any], kind: str) -> None:
-    source = {"kind": kind, "libraries": ["networkx"], "path": "own"}
+    source = {"kind": kind, "libraries": ["joblib"], "path": "own"}
     params = {"source": source, "tasks": {"library": {}} if kind == "python-docs" else own["tasks"]}
     ingest.main(make_stage(params))
     first = sha256_folder(RAW), metrics_file("ingest").read_bytes()
@@ -73,14 +73,14 @@ def test_it_writes_the_same_bytes_twice(own: dict[str, Any], kind: str) -> None:
 
 
 def test_files_and_libraries_are_read_together(own: dict[str, Any]) -> None:
-    source = own["source"] | {"kind": "python-docs+files", "libraries": ["networkx"], "documents": {"essays": "*.txt"}}
+    source = own["source"] | {"kind": "python-docs+files", "libraries": ["joblib"], "documents": {"essays": "*.txt"}}
     ingest.main(make_stage({"source": source, "tasks": own["tasks"] | {"library": {}}}))
     both, metrics = pd.read_parquet(RAW_DOCUMENTS), read_json(metrics_file("ingest"))
     assert set(metrics["tasks"]) == {"library", "mood"}
-    assert set(metrics["versions"]) == {"networkx", "python"}
+    assert set(metrics["versions"]) == {"joblib", "python"}
     assert metrics["documents"]["sources"] == both["source"].value_counts().to_dict()
     assert metrics["rejected"] == 1
-    docs = read_alone({"kind": "python-docs", "libraries": ["networkx"]}, {"library": {}})
+    docs = read_alone({"kind": "python-docs", "libraries": ["joblib"]}, {"library": {}})
     essays = read_alone(own["source"] | {"documents": {"essays": "*.txt"}}, own["tasks"])
     pd.testing.assert_frame_equal(both, pd.concat([docs, essays], ignore_index=True))
     ingest.main(make_stage({"source": source, "tasks": own["tasks"]}))
@@ -88,7 +88,7 @@ def test_files_and_libraries_are_read_together(own: dict[str, Any]) -> None:
 
 
 def test_what_one_kind_holds_out_is_in_no_document_of_the_other(own: dict[str, Any], project: Path) -> None:
-    libraries = {"kind": "python-docs", "libraries": ["networkx"]}
+    libraries = {"kind": "python-docs", "libraries": ["joblib"]}
     module = read_alone(libraries, {"library": {}})["text"][0]
     rows = [[module, "good", "test"], ["short", "bad", "train"], ["shorter", "good", "train"]]
     pd.DataFrame(rows, columns=["text", "label", "split"]).to_parquet(project / "own" / "labels.parquet")
@@ -104,15 +104,15 @@ def read_alone(source: dict[str, Any], tasks: dict[str, Any]) -> pd.DataFrame:
 
 
 def test_installed_libraries_are_read_and_their_versions_recorded() -> None:
-    ingest.main(make_stage({"source": {"libraries": ["networkx"]}}))
+    ingest.main(make_stage({"source": {"libraries": ["joblib"]}}))
     metrics = read_json(metrics_file("ingest"))
-    assert set(metrics["versions"]) == {"networkx", "python"}
+    assert set(metrics["versions"]) == {"joblib", "python"}
     assert metrics["docstrings"] == metrics["near_duplicates_removed"] + metrics["tasks"]["library"]["rows"]
     assert metrics["documents"]["splits"].keys() == {"train", "validation"}
 
 
 def test_a_version_that_is_not_pinned_stops_it(project: Path) -> None:
-    (project / "constraints.txt").write_text("networkx==0.1\n", encoding="utf-8")
+    (project / "constraints.txt").write_text("joblib==0.1\n", encoding="utf-8")
     with pytest.raises(HallmarkError, match=r"0.1 is pinned\n  next: make install"):
-        ingest.main(make_stage({"source": {"libraries": ["networkx"]}}))
+        ingest.main(make_stage({"source": {"libraries": ["joblib"]}}))
     assert not RAW.exists()
