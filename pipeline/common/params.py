@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from pipeline.common.columns import Column
 from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.parts import Biases, Family, FeedForward, Matrix, Norm, NormPlacement, Positions
 from pipeline.common.prompting import Prompting
@@ -39,9 +40,11 @@ class Source(Section):
         description="globs below `path` of the text to pretrain on: .txt .md .jsonl .csv .tsv .parquet, also .gz .zst; "
         "written {NAME: GLOB}, each names a source",
     )
-    text_column: str = Field("text", description="column or key of the text, for tables and .jsonl")
-    id_column: str | None = Field(None, description="column of a unique id; null numbers the rows")
-    split_column: str | None = Field(
+    text_column: Column = Field(
+        "text", description="column of the text in tables and .jsonl; without a header: numbers from 1 for all columns"
+    )
+    id_column: Column | None = Field(None, description="column of a unique id; null numbers the rows")
+    split_column: Column | None = Field(
         None, description="column with train or validation; null draws the split from `validation_share`"
     )
     libraries: list[str] = Field(
@@ -298,13 +301,15 @@ class Task(Section):
     path: str | None = Field(
         None, description="labelled file or glob below source.path (kind files); null: made from python-docs"
     )
-    text_column: str = Field("text", description="column of the text")
-    pair_column: str | None = Field(
+    text_column: Column = Field(
+        "text", description="column of the text; this and the others: numbers from 1 in .csv and .tsv without a header"
+    )
+    pair_column: Column | None = Field(
         None,
         description="column of a second text that belongs to the first (sentence pairs); null: there is none, or "
         "`question` (question_answering)",
     )
-    label_column: str | None = Field(
+    label_column: Column | None = Field(
         None,
         description="column of the label, spans or answers; null: `label`, `spans` (token_classification), or "
         "`answers` (question_answering)",
@@ -312,8 +317,8 @@ class Task(Section):
     tag_column: Positive | None = Field(
         None, description="column of the tag in CoNLL files, from 1 (token_classification); null: the last"
     )
-    id_column: str | None = Field(None, description="column of a unique id; null numbers the rows")
-    split_column: str | None = Field(
+    id_column: Column | None = Field(None, description="column of a unique id; null numbers the rows")
+    split_column: Column | None = Field(
         None, description="column with train, validation or test; null draws 70/10/20 by the text's hash"
     )
     labels_per_class: Positive | None = Field(

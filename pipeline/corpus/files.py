@@ -2,12 +2,14 @@
 
 import glob
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pipeline.common.columns import Column
 from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.params import Source, Task
 from pipeline.corpus.forms.form import PAIR, Form, as_name
@@ -15,6 +17,7 @@ from pipeline.corpus.forms.kinds import FORMS
 from pipeline.corpus.readers import (
     COMPRESSIONS,
     DOCUMENT_FORMATS,
+    SEPARATED_FORMATS,
     TABLE_FORMATS,
     MissingColumnsError,
     Row,
@@ -55,7 +58,8 @@ class Wanted:
     """What to read for one table, and from where. `key` is the setting that names the files.
 
     `patterns` are globs by the names of their sources; if `each` of them was named on purpose, each has to find a file.
-    `columns` are the files' names for what a row has: text, id and split, a second text and the form's target.
+    `columns` are the files' names (or numbers) for what a row has: text, id and split, a second text and the form's
+    target.
     """
 
     table: str
@@ -64,7 +68,7 @@ class Wanted:
     each: bool
     formats: tuple[str, ...]
     splits: tuple[str, ...]
-    columns: dict[str, str]
+    columns: dict[str, Column]
     task: Task | None = None
     form: Form | None = None
 
@@ -128,11 +132,11 @@ def _labelled_table(rows: list[Found], task: Task) -> pd.DataFrame:
     return frame([[getattr(row, values[column]) for column in columns] for row in rows], columns)
 
 
-def _pair_column(task: Task) -> str | None:
+def _pair_column(task: Task) -> Column | None:
     return task.pair_column or FORMS[task.kind].pair
 
 
-def _named(**columns: str | None) -> dict[str, str]:
+def _named(**columns: Column | None) -> dict[str, Column]:
     return {name: column for name, column in columns.items() if column}
 
 
@@ -198,9 +202,19 @@ def find_files(root: Path, wanted: Wanted, problems: Problems) -> dict[Path, str
 def _read_table(root: Path, wanted: Wanted, problems: Problems, rejected: list[Rejected]) -> list[Found]:
     """Rows of every file that `wanted` names; adds what is wrong as a whole to `problems`, bad rows to `rejected`."""
     known, set_aside = len(problems.found), len(rejected)
+    numbered, named = _columns_by_sort(wanted)
+    if numbered and named:
+        problems.add(
+            f"{wanted.key.rpartition('.')[0]}: {', '.join(numbered)} by number, but {', '.join(named)} by name; "
+            "allowed: numbers for all columns (a table without a header), or names for all"
+        )
+        return []
     found: list[Found] = []
     for path, source in find_files(root, wanted, problems).items():
         name = path.relative_to(root).as_posix()
+        if numbered and file_format(path) in set(TABLE_FORMATS) - set(SEPARATED_FORMATS):
+            problems.add(f"{wanted.key}: {path}: has no numbered columns; name them, or give .csv or .tsv")
+            continue
         try:
             rows = _read_file(path, name, source, wanted)
             rejected += [row for row in rows if isinstance(row, Rejected)]
@@ -211,6 +225,16 @@ def _read_table(root: Path, wanted: Wanted, problems: Problems, rejected: list[R
     if not found and len(problems.found) == known:
         problems.add(f"{wanted.key}: not one text was read{_first_reasons(rejected[set_aside:])}")
     return found
+
+
+def _columns_by_sort(wanted: Wanted) -> tuple[list[str], list[str]]:
+    """The settings that give the number of a column, and those that name one, with its name."""
+    settings = {what: f"{what}_column" for what in wanted.columns}
+    if wanted.form:
+        settings[wanted.form.target] = "label_column"
+    numbered = [settings[what] for what, column in wanted.columns.items() if isinstance(column, int)]
+    named = [f"{settings[what]} {column!r}" for what, column in wanted.columns.items() if isinstance(column, str)]
+    return numbered, named
 
 
 def _first_reasons(rejected: list[Rejected]) -> str:
@@ -246,7 +270,7 @@ def _reject(row: Unreadable, name: str, wanted: Wanted) -> Rejected:
     return Rejected(wanted.table, place, row.reason, text)
 
 
-def _find(row: Row, columns: dict[str, str], name: str, source: str, wanted: Wanted) -> Found | Rejected:
+def _find(row: Row, columns: Mapping[str, Column], name: str, source: str, wanted: Wanted) -> Found | Rejected:
     """Check the values of one row: texts are strings, ids strings or whole numbers, all storable."""
     place = f"{name}:{row.number}"
     values = {what: row.values[column] for what, column in columns.items()}
@@ -254,7 +278,7 @@ def _find(row: Row, columns: dict[str, str], name: str, source: str, wanted: Wan
     identity = as_name(values["id"]) if "id" in columns else place
     split = as_name(values["split"]) or "" if "split" in columns else None
     faults = [
-        f"{columns[what]!r} is {_kind(value)}, not text"
+        f"{_column(columns[what])} is {_kind(value)}, not text"
         for what, value in (("text", text), (PAIR, pair))
         if not isinstance(value, str)
     ]
@@ -263,14 +287,18 @@ def _find(row: Row, columns: dict[str, str], name: str, source: str, wanted: Wan
         target = wanted.form.parse(values[wanted.form.target])
         if not target:
             given = values[wanted.form.target]
-            faults.append(f"{columns[wanted.form.target]!r} is {_kind(given)}, not {wanted.form.wording}")
+            faults.append(f"{_column(columns[wanted.form.target])} is {_kind(given)}, not {wanted.form.wording}")
     if not identity:
-        faults.append(f"{columns['id']!r} is {_kind(values['id'])}, not an id")
+        faults.append(f"{_column(columns['id'])} is {_kind(values['id'])}, not an id")
     if not is_unicode("".join(value for value in (text, pair, target, identity) if isinstance(value, str))):
         faults.append("half a character (a lone surrogate)")
     if faults:
         return _reject(Unreadable(row.number, "; ".join(faults), str(text)), name, wanted)
     return Found(identity or place, text, pair, target or "", split, name, source)
+
+
+def _column(column: Column) -> str:
+    return f"column {column}" if isinstance(column, int) else repr(column)
 
 
 def _kind(value: Any) -> str:

@@ -10,7 +10,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from pipeline.common.columns import Column
 from pipeline.common.files import CHUNK_BYTES
 
 DOCUMENT_FORMATS = (".txt", ".md")
-TABLE_FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
+SEPARATED_FORMATS = (".csv", ".tsv")
+TABLE_FORMATS = (".jsonl", *SEPARATED_FORMATS, ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 LONGEST_FIELD = 2**31 - 1  # csv's own limit is 131,072 characters
 ROWS_PER_BATCH = 1024
@@ -30,7 +32,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 class Row(NamedTuple):
     number: int  # the line it begins on; in Parquet the row; both from 1
-    values: dict[str, Any]
+    values: dict[Any, Any]  # by their columns
 
 
 class Unreadable(NamedTuple):
@@ -42,9 +44,9 @@ class Unreadable(NamedTuple):
 class MissingColumnsError(Exception):
     """A table lacks columns that were asked for; the message says which it has."""
 
-    def __init__(self, missing: Iterable[str], present: Iterable[str]) -> None:
+    def __init__(self, missing: Iterable[Column], present: Iterable[Column], hint: str = "") -> None:
         columns = ", ".join(repr(name) for name in present) or "none, the file is empty"
-        super().__init__(f"no column {', '.join(repr(name) for name in missing)}; columns there: {columns}")
+        super().__init__(f"no column {', '.join(repr(name) for name in missing)}; columns there: {columns}{hint}")
 
 
 class TornFileError(Exception):
@@ -69,15 +71,27 @@ def read_document(path: Path) -> str | Unreadable:
         return Unreadable(line, _utf8_fault(content, error), content.decode("utf-8", "replace"))
 
 
-def read_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
+def read_rows(path: Path, columns: Sequence[Column]) -> Iterator[Row | Unreadable]:
     """Yield a table's rows with the values of `columns`. After `Unreadable(None, ...)` comes nothing more.
+
+    Args:
+        path: plain or compressed.
+        columns: names; or, for a .csv or .tsv file without a header, numbers from 1.
 
     Raises:
         MissingColumnsError: the table lacks some of `columns` (.jsonl: no row has them, known at its end).
     """
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".tsv": _tsv_rows, ".parquet": _parquet_rows}
+    separated = {".csv": _csv_records, ".tsv": _tsv_records}
+    named = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    format_, names = file_format(path), [column for column in columns if isinstance(column, str)]
     try:
-        yield from readers[file_format(path)](path, columns)
+        if format_ in named:
+            yield from named[format_](path, names)
+        elif len(names) == len(columns):
+            yield from _named_fields(separated[format_](path), names)
+        else:
+            numbers = [column for column in columns if isinstance(column, int)]
+            yield from _numbered_fields(separated[format_](path), numbers)
     except TornFileError as error:
         yield Unreadable(None, str(error), "")
 
@@ -107,13 +121,9 @@ def _jsonl_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
         raise MissingColumnsError(missing, seen)
 
 
-def _csv_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
-    csv.field_size_limit(LONGEST_FIELD)
-    return _separated_rows(_csv_records(path), columns)
-
-
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
     """Yield (line a record begins on, its fields or what is wrong with it)."""
+    csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader((decode_line(line) for _, line in numbered_lines(path)), strict=True)
     while True:
         begin = reader.line_num + 1
@@ -127,28 +137,47 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
             yield begin, fields
 
 
-def _tsv_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:
+def _tsv_records(path: Path) -> Iterator[tuple[int, list[str] | str]]:
     lines = ((number, decode_line(line).rstrip("\r\n")) for number, line in numbered_lines(path))
-    return _separated_rows(((number, line.split("\t")) for number, line in lines if line), columns)
+    return ((number, line.split("\t")) for number, line in lines if line)
 
 
-def _separated_rows(records: Iterator[tuple[int, list[str] | str]], columns: list[str]) -> Iterator[Row | Unreadable]:
+def _named_fields(records: Iterator[tuple[int, list[str] | str]], columns: list[str]) -> Iterator[Row | Unreadable]:
+    """The rows behind a header."""
     _, header = next(records, (1, []))
     if isinstance(header, str) or not is_unicode("".join(header)):
         raise TornFileError("the header line is not readable UTF-8 text")
     if missing := [name for name in columns if name not in header]:
-        raise MissingColumnsError(missing, header)
-    places = {name: header.index(name) for name in columns}
+        hint = "; where the first line is no header, give the columns' numbers from 1" if header else ""
+        raise MissingColumnsError(missing, header, hint)
+    places: dict[Column, int] = {name: header.index(name) for name in columns}
     for number, fields in records:
-        if isinstance(fields, str):
-            yield Unreadable(number, fields, "")
-        elif not is_unicode(whole := " ".join(fields)):
-            content = whole.encode("utf-8", "surrogateescape")
-            yield Unreadable(number, _utf8_fault(content), content.decode("utf-8", "replace"))
-        elif len(fields) != len(header):
-            yield Unreadable(number, f"{len(fields)} fields, the header has {len(header)}", whole)
-        else:
-            yield Row(number, {name: fields[place] for name, place in places.items()})
+        yield _pick_fields(number, fields, places, len(header), "header")
+
+
+def _numbered_fields(records: Iterator[tuple[int, list[str] | str]], columns: list[int]) -> Iterator[Row | Unreadable]:
+    """The rows of a table without a header; the first that can be read says how many fields there are."""
+    places: dict[Column, int] = {column: column - 1 for column in columns}
+    width = 0
+    for number, fields in records:
+        if not width and not isinstance(fields, str):
+            width = len(fields)
+            if missing := [column for column in columns if column > width]:
+                raise MissingColumnsError(missing, range(1, width + 1))
+        yield _pick_fields(number, fields, places, width, "first row")
+
+
+def _pick_fields(
+    number: int, fields: list[str] | str, places: dict[Column, int], width: int, model: str
+) -> Row | Unreadable:
+    if isinstance(fields, str):
+        return Unreadable(number, fields, "")
+    if not is_unicode(whole := " ".join(fields)):
+        content = whole.encode("utf-8", "surrogateescape")
+        return Unreadable(number, _utf8_fault(content), content.decode("utf-8", "replace"))
+    if len(fields) != width:
+        return Unreadable(number, f"{len(fields)} fields, the {model} has {width}", whole)
+    return Row(number, {column: fields[place] for column, place in places.items()})
 
 
 def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row | Unreadable]:

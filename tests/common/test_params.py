@@ -75,6 +75,7 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
         ("tasks: {mood: {}}\n", "makes the task `library` only"),
         ("source: {kind: files}\ntasks: {mood: {}}\n", "tasks.mood.path: source.kind files needs the labelled file"),
         ("source: {kind: python-docs+files}\ntasks: {mood: {}}\n", "tasks.mood.path: python-docs makes the task"),
+        ("source: {text_column: 0}\n", "source.text_column: allowed: the name of a column, or its number from 1"),
         ("source: {documents: 3}\n", "source.documents: allowed: a list of globs, or globs by name as {NAME: GLOB}"),
         ("source: {documents: {a: [b]}}\n", "source.documents: allowed: a list of globs"),
         (

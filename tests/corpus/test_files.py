@@ -225,3 +225,31 @@ def test_bad_rows_are_set_aside_with_place_and_reason(own: Path) -> None:
     assert rejected["labels.jsonl:6"]["reason"].startswith("not JSON")
     assert rejected["torn.txt.gz"]["reason"].startswith("not a whole gzip file")
     assert rejected["torn.txt.gz"]["table"] == "documents"
+
+
+def test_tables_without_a_header_are_read_by_number(own: Path) -> None:
+    for name in ("train", "dev", "test"):
+        lines = [f"第{number}条 {name}\t{number % 2}\n" for number in range(6)]
+        (own / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
+    columns = {"text_column": 1, "label_column": 2}
+    corpus = read(own, {"path": "*.tsv"} | columns, documents=["train.tsv"], text_column=1)
+    task = corpus.tasks["mood"]
+    assert task[["id", "text", "label", "split"]].iloc[0].to_list() == ["dev.tsv:1", "第0条 dev", "0", "validation"]
+    assert task["split"].value_counts().to_dict() == {"train": 6, "validation": 6, "test": 6}
+    assert corpus.documents["id"].to_list() == [f"train.tsv:{number}" for number in range(1, 7)]
+
+
+def test_numbers_and_names_do_not_mix(own: Path) -> None:
+    message = problems_of(own, {"text_column": 1, "id_column": "key"}, text_column=1, documents=["*.jsonl"])
+    assert (
+        "tasks.mood: text_column by number, but id_column 'key', label_column 'label' by name; allowed: numbers for all"
+    ) in message
+    pd.DataFrame({"text": ["a"], "label": ["b"]}).to_parquet(own / "labels.parquet")
+    message = problems_of(own, {"path": "labels.*", "text_column": 1, "label_column": 2})
+    assert "labels.parquet: has no numbered columns; name them, or give .csv or .tsv" in message
+
+
+def test_a_fault_of_a_numbered_column_says_so(own: Path) -> None:
+    (own / "labels.csv").write_text("a,x\nb,y\nc,\n", encoding="utf-8")
+    corpus = read(own, {"text_column": 1, "label_column": 2})
+    assert corpus.rejected[["id", "reason"]].iloc[0].to_list() == ["labels.csv:3", "column 2 is empty, not a label"]

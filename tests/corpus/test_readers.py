@@ -243,3 +243,32 @@ def test_a_torn_parquet_file_is_set_aside(tmp_path: Path) -> None:
         [(number, reason)] = faults_of(tmp_path / name)
         assert number is None
         assert reason.startswith("not a whole Parquet file")
+
+
+@pytest.mark.parametrize(("format_", "write_fields"), [(".csv", as_csv), (".tsv", as_tsv)])
+def test_a_table_without_a_header_gives_its_columns_by_number(
+    tmp_path: Path, format_: str, write_fields: Callable[[Rows], bytes]
+) -> None:
+    rows = [{"text": "满纸荒唐言", "label": "0"}, {"text": 'a "quoted" text', "label": "1"}]
+    content = write_fields(rows).partition(b"\n")[2]  # the header is gone
+    path = write(tmp_path, f"rows{format_}.gz", content)
+    assert list(read_rows(path, [2, 1])) == [
+        Row(number, {1: row["text"], 2: row["label"]}) for number, row in enumerate(rows, 1)
+    ]
+
+
+def test_rows_without_a_header_have_as_many_fields_as_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.tsv", b"a\t1\nb\n\xff\t1\nc\t0\n")
+    found = list(read_rows(path, [1, 2]))
+    assert found[0] == Row(1, {1: "a", 2: "1"})
+    assert found[1] == Unreadable(2, "1 fields, the first row has 2", "b")
+    assert found[2] == Unreadable(3, "not UTF-8: byte 0xff", "\ufffd 1")
+    assert found[3] == Row(4, {1: "c", 2: "0"})
+    with pytest.raises(MissingColumnsError, match="no column 3; columns there: 1, 2"):
+        list(read_rows(path, [1, 3]))
+
+
+def test_a_name_that_no_header_has_is_met_with_a_hint(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.tsv", b"a fine film\t1\n")
+    with pytest.raises(MissingColumnsError, match="where the first line is no header, give the columns' numbers"):
+        list(read_rows(path, ["text"]))
