@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from pipeline.common.columns import Column
 from pipeline.common.errors import HallmarkError, Problems, allowed
+from pipeline.common.made_tasks import fault_of, with_kinds
 from pipeline.common.parts import Biases, Family, FeedForward, Matrix, Norm, NormPlacement, Positions
 from pipeline.common.prompting import Prompting
 from pipeline.common.section import Positive, Section, Share
@@ -57,6 +58,9 @@ class Source(Section):
     min_characters: Positive = Field(80, description="shorter docstrings are not read (kind python-docs)")
     validation_share: Share = Field(0.05, description="share of documents (of modules) held out for validation")
     test_share: Share = Field(0.08, description="share of modules held out for the test split of python-docs tasks")
+    task_rows: Positive = Field(
+        6000, description="rows of each task that python-docs gives beside `library`, at most, drawn by the seed"
+    )
 
     @field_validator("documents", mode="before")
     @classmethod
@@ -365,7 +369,7 @@ class Params(Section):
     )
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
-    tasks: dict[TaskName, Task] = Field(
+    tasks: Annotated[dict[TaskName, Task], BeforeValidator(with_kinds)] = Field(
         {"library": Task()}, min_length=1, description="The tasks to fine-tune for, by name."
     )
     prompting: dict[TaskName, Prompting] = Field(
@@ -377,12 +381,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
         for name, task in self.tasks.items():
-            if self.source.kind == "files" and task.path is None:
-                raise ValueError(f"tasks.{name}.path: source.kind files needs the labelled file of this task")
-            if self.source.kind == "python-docs" and name != "library":
-                raise ValueError(f"tasks.{name}: source.kind python-docs makes the task `library` only")
-            if task.path is None and name != "library":
-                raise ValueError(f"tasks.{name}.path: python-docs makes the task `library` only; name a labelled file")
+            if fault := fault_of(name, task.kind, task.path, self.source.kind):
+                raise ValueError(fault)
         for name in self.prompting:
             if name not in self.tasks:
                 raise ValueError(f"prompting.{name}: there is no such task; {allowed(self.tasks)}")

@@ -1,15 +1,19 @@
-"""Kind `python-docs`: the documentation of installed libraries, as pretraining text and as the task `library`."""
+"""Kind `python-docs`: the documentation of installed libraries, as pretraining text and as the tasks it gives."""
 
 import os
 import sysconfig
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Source
+from pipeline.corpus.docs_tasks import COLUMNS, MAKERS, SUMMARISE, Passage, draw_rows
 from pipeline.corpus.docstrings import SourceFile, read_all
 from pipeline.corpus.forms.labels import LABELS
 from pipeline.corpus.installed import STDLIB
@@ -27,7 +31,7 @@ from pipeline.corpus.rows import (
 )
 from pipeline.corpus.splitting import TEST, TRAIN, VALIDATION, draw_split
 
-TASK = "library"
+LIBRARY = "library"
 # Copies of other projects, and files that speak of nothing but a test.
 SKIPPED_FOLDERS = {"test", "tests", "vendor", "_vendor", "vendored", "externals", "site-packages", "dist-packages"}
 
@@ -43,29 +47,76 @@ class Entry:
     split: str
 
 
-def read_python_docs(source: Source, seed: int) -> Corpus:
+@dataclass(frozen=True)
+class Read:
+    """What the files of all libraries have. `left_out`: functions by the reason."""
+
+    entries: list[Entry]
+    functions: list[Passage]
+    left_out: Counter[str]
+    rejected: list[Rejected]
+
+
+def read_python_docs(source: Source, seed: int, tasks: Collection[str] = (LIBRARY,)) -> Corpus:
     """Read the docstrings of `source.libraries`.
 
-    A document is a module's docstrings in reading order; the task's rows are the docstrings one by one, with every
-    library's names masked. The split is drawn by module. Of near-duplicates one is kept, in the test split rather than
-    in validation rather than in training, so what is held out has no copy in any training text. Modules of the test
-    split are in no document, modules of the validation split in validation documents.
+    A document is a module's docstrings in reading order; the rows of `library` are the docstrings one by one, with
+    every library's names masked. The split is drawn by module. Of near-duplicates one is kept, in the test split rather
+    than in validation rather than in training, so what is held out has no copy in any training text. Modules of the
+    test split are in no document, modules of the validation split in validation documents; the source of functions is
+    in none.
+
+    Args:
+        source: the settings.
+        seed: of every draw.
+        tasks: which of `library` and those of `docs_tasks` to make.
     """
     files = [file for library in source.libraries for file in library_files(library)]
-    entries, rejected = _read_entries(files, source, seed)
-    kept = _without_near_duplicates(entries)
+    read = _read_files(files, source, seed, with_functions=SUMMARISE in tasks)
+    kept = _without_near_duplicates(read.entries)
     if not kept:
         raise HallmarkError(
             f"no docstring of {source.min_characters} characters or more in {', '.join(source.libraries)}",
             where="params.yaml: source.libraries",
             fix="name other libraries, or lower source.min_characters",
         )
+    near_duplicates = len(read.entries) - len(kept)
+    facts = {"files": len(files), "docstrings": len(read.entries), "near_duplicates_removed": near_duplicates}
+    tables = {}
+    if LIBRARY in tasks:
+        tables[LIBRARY] = frame([_labelled(entry) for entry in kept], LABELS.columns(with_pair=False))
+    for task in (name for name in MAKERS if name in tasks):
+        tables[task], found = _make_task(task, read, kept, source, seed)
+        facts |= found
     return Corpus(
         documents=frame(list(_documents(kept)), DOCUMENT_COLUMNS),
-        tasks={TASK: frame([_labelled(entry) for entry in kept], LABELS.columns(with_pair=False))},
-        rejected=frame(rejected, REJECTED_COLUMNS),
-        facts={"files": len(files), "docstrings": len(entries), "near_duplicates_removed": len(entries) - len(kept)},
+        tasks=tables,
+        rejected=frame(read.rejected, REJECTED_COLUMNS),
+        facts=facts,
     )
+
+
+def _make_task(
+    task: str, read: Read, kept: list[Entry], source: Source, seed: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table of one of `MAKERS`, and figures about what is not in it."""
+    if task == SUMMARISE:
+        keep = first_held_out([row.text for row in read.functions], [row.split for row in read.functions])
+        passages = [row for row, is_kept in zip(read.functions, keep, strict=True) if is_kept]
+        left_out = read.left_out + Counter(near_duplicate=len(keep) - len(passages))
+    else:
+        passages, left_out = [_passage(entry) for entry in kept], Counter()
+    made = MAKERS[task](passages)
+    if not made.rows:
+        raise HallmarkError(
+            f"nothing in {', '.join(source.libraries)} gives a row of the task {task}",
+            where="params.yaml: source.libraries",
+            fix="name other libraries",
+        )
+    rows = draw_rows(made.rows, source.task_rows, seed)
+    counted = {f"{task}.left_out.{reason}": count for reason, count in sorted((left_out + made.left_out).items())}
+    facts = {f"{task}.found": len(made.rows), f"{task}.not_drawn": len(made.rows) - len(rows)} | counted
+    return frame(rows, COLUMNS[task]), facts
 
 
 def library_files(library: str) -> list[SourceFile]:
@@ -121,27 +172,41 @@ def answers(files: list[SourceFile]) -> set[str]:
     return libraries | packages | {alias for library in libraries for alias in ALIASES.get(library, [])}
 
 
-def _read_entries(files: list[SourceFile], source: Source, seed: int) -> tuple[list[Entry], list[Rejected]]:
+def _read_files(files: list[SourceFile], source: Source, seed: int, with_functions: bool) -> Read:
     mask = mask_names(answers(files))
     shares = {TEST: source.test_share, VALIDATION: source.validation_share}
-    entries: list[Entry] = []
-    rejected: list[Rejected] = []
-    for file, found in zip(files, read_all(files, source.min_characters, os.cpu_count() or 1), strict=True):
+    read = Read([], [], Counter(), [])
+    readings = read_all(files, source.min_characters, os.cpu_count() or 1, with_functions)
+    for file, found in zip(files, readings, strict=True):
         if isinstance(found, str):
             text = Path(file.path).read_text(encoding="utf-8", errors="replace")[:REJECTED_CHARACTERS]
-            rejected.append(Rejected(DOCUMENTS, _file_id(file), found, text))
+            read.rejected.append(Rejected(DOCUMENTS, _file_id(file), found, text))
             continue
         split = draw_split(seed, file.module, shares)
-        entries += [Entry(file, docstring.line, docstring.text, mask(docstring.text), split) for docstring in found]
-    return entries, rejected
+        read.entries.extend(
+            Entry(file, docstring.line, docstring.text, mask(docstring.text), split) for docstring in found.docstrings
+        )
+        for function in found.functions:
+            if isinstance(function, str):
+                read.left_out[function] += 1
+                continue
+            identity = f"{_file_id(file)}:{function.line}"
+            read.functions.append(Passage(identity, function.source, split, file.module, function.summary))
+    return read
 
 
 def _without_near_duplicates(entries: list[Entry]) -> list[Entry]:
+    keep = first_held_out([entry.masked for entry in entries], [entry.split for entry in entries])
+    return [entry for entry, is_kept in zip(entries, keep, strict=True) if is_kept]
+
+
+def first_held_out(texts: Sequence[str], splits: Sequence[str]) -> list[bool]:
+    """For each text whether it is kept: no near-duplicate of it is in a split further out, or before it in its own."""
     precedence = [TEST, VALIDATION, TRAIN]
-    order = sorted(range(len(entries)), key=lambda position: precedence.index(entries[position].split))
-    first = first_of_their_kind(entries[position].masked for position in order)
+    order = sorted(range(len(texts)), key=lambda position: precedence.index(splits[position]))
+    first = first_of_their_kind(texts[position] for position in order)
     kept = {position for position, is_first in zip(order, first, strict=True) if is_first}
-    return [entry for position, entry in enumerate(entries) if position in kept]
+    return [position in kept for position in range(len(texts))]
 
 
 def _documents(entries: list[Entry]) -> Iterator[Document]:
@@ -156,8 +221,15 @@ def _documents(entries: list[Entry]) -> Iterator[Document]:
 
 
 def _labelled(entry: Entry) -> tuple[str, ...]:
-    identity = f"{_file_id(entry.file)}:{entry.line}"
-    return identity, entry.masked, entry.file.library, entry.split, entry.file.module
+    return _entry_id(entry), entry.masked, entry.file.library, entry.split, entry.file.module
+
+
+def _passage(entry: Entry) -> Passage:
+    return Passage(_entry_id(entry), entry.text, entry.split, entry.file.module)
+
+
+def _entry_id(entry: Entry) -> str:
+    return f"{_file_id(entry.file)}:{entry.line}"
 
 
 def _file_id(file: SourceFile) -> str:

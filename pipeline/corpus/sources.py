@@ -15,16 +15,15 @@ def read_sources(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
     Raises:
         HallmarkError: see `read_python_docs` and `read_files`.
     """
+    made = [name for name, task in tasks.items() if not task.path]
     if not source.reads_files:
-        return read_python_docs(source, seed)
+        return read_python_docs(source, seed, made)
     own = read_files(source, {name: task for name, task in tasks.items() if task.path}, seed)
-    if not source.reads_libraries:
-        return own
-    return _together(read_python_docs(source, seed), own, set(tasks))
+    return _together(read_python_docs(source, seed, made), own) if source.reads_libraries else own
 
 
-def _together(docs: Corpus, own: Corpus, tasks: set[str]) -> Corpus:
-    """One corpus with the rows of `tasks`; what each of the two holds out for a task is in no document of the other."""
+def _together(docs: Corpus, own: Corpus) -> Corpus:
+    """One corpus; what each of the two holds out for a task is in no document of the other."""
     docs_kept = docs.documents[~docs.documents["text"].isin(_held_out(own))]
     own_kept = own.documents[~own.documents["text"].isin(_held_out(docs))]
     documents = pd.concat([docs_kept, own_kept], ignore_index=True)
@@ -32,7 +31,7 @@ def _together(docs: Corpus, own: Corpus, tasks: set[str]) -> Corpus:
     facts["documents_held_out_by_tasks"] += len(docs.documents) + len(own.documents) - len(documents)
     return Corpus(
         documents=documents,
-        tasks={name: table for name, table in {**docs.tasks, **own.tasks}.items() if name in tasks},
+        tasks=docs.tasks | own.tasks,
         rejected=pd.concat([docs.rejected, own.rejected], ignore_index=True),
         facts=facts,
     )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
-from pipeline.common.params import Finetune, Params, Prompting, load_params, render
+from pipeline.common.params import Finetune, Params, Prompting, check_params, load_params, render
 
 
 def test_the_shipped_file_is_the_defaults_with_their_comments() -> None:
@@ -72,9 +72,20 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
         ("- a list\n", "Input should be a valid dictionary"),
         ("tasks: {Library: {}}\n", "String should match pattern"),
         ("tasks: {}\n", "at least 1 item"),
-        ("tasks: {mood: {}}\n", "makes the task `library` only"),
+        ("tasks: {mood: {}}\n", "without one python-docs makes library, parameters, describe, summarise only"),
+        (
+            "tasks: {library: {path: a.csv}}\n",
+            "tasks.library.path: source.kind python-docs reads no file; allowed: null",
+        ),
+        (
+            "tasks: {parameters: {kind: classification}}\n",
+            "tasks.parameters.kind: python-docs makes parameters for token_classification, not classification",
+        ),
         ("source: {kind: files}\ntasks: {mood: {}}\n", "tasks.mood.path: source.kind files needs the labelled file"),
-        ("source: {kind: python-docs+files}\ntasks: {mood: {}}\n", "tasks.mood.path: python-docs makes the task"),
+        (
+            "source: {kind: python-docs+files}\ntasks: {mood: {}}\n",
+            "tasks.mood.path: name a labelled file; without one",
+        ),
         ("source: {text_column: 0}\n", "source.text_column: allowed: the name of a column, or its number from 1"),
         ("source: {documents: 3}\n", "source.documents: allowed: a list of globs, or globs by name as {NAME: GLOB}"),
         ("source: {documents: {a: [b]}}\n", "source.documents: allowed: a list of globs"),
@@ -124,6 +135,16 @@ def test_prompting_is_rendered_with_the_line_ends_of_its_template(tmp_path: Path
     commented = shipped[shipped.index("# prompting:") : shipped.index("prompting: {}")].replace("\n# ", "\n")
     path.write_text(commented.removeprefix("# ").replace("NAME:", "library:"), encoding="utf-8")
     assert load_params(path).prompting == {"library": Prompting()}
+
+
+def test_the_kind_of_a_made_task_follows_from_its_name() -> None:
+    tasks = check_params({"tasks": {"parameters": {}, "library": {"labels_per_class": 8}}}, "here").tasks
+    assert {name: task.kind for name, task in tasks.items()} == {
+        "parameters": "token_classification",
+        "library": "classification",
+    }
+    own = {"source": {"kind": "files"}, "tasks": {"parameters": {"path": "a.csv"}}}
+    assert check_params(own, "here").tasks["parameters"].kind == "classification"
 
 
 def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:

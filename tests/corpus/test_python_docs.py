@@ -10,7 +10,7 @@ import pytest
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Source
 from pipeline.corpus import docstrings
-from pipeline.corpus.docstrings import read_all
+from pipeline.corpus.docstrings import Reading, read_all
 from pipeline.corpus.forms.labels import LABELS
 from pipeline.corpus.masking import name_pattern
 from pipeline.corpus.near_duplicates import first_of_their_kind
@@ -167,9 +167,10 @@ def test_no_masked_text_names_a_library(real: Corpus) -> None:
 
 def test_many_processes_read_what_one_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     files = library_files("networkx")[:60]
-    alone = list(read_all(files, 80, processes=1))
+    alone = list(read_all(files, 80, processes=1, with_functions=True))
+    assert any(found.functions for found in alone if isinstance(found, Reading))
     monkeypatch.setattr(docstrings, "SMALL_BYTES", 0)
-    assert list(read_all(files, 80, processes=2)) == alone
+    assert list(read_all(files, 80, processes=2, with_functions=True)) == alone
 
 
 def test_reading_needs_no_great_expectations() -> None:
