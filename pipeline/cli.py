@@ -86,6 +86,27 @@ def params(
         typer.echo(f"#   model.{name}: {value}")
 
 
+@app.command("check-data")
+def check_data(
+    task: Annotated[str | None, typer.Option(help="only this task of params.yaml; documents are not checked")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with your files, row by row, as a build would find it; exit status 1 if it would stop."""
+    from dataclasses import asdict
+
+    from pipeline.common.params import load_params
+    from pipeline.corpus.check_data import check_data as check
+
+    findings = check(load_params(), task)
+    if as_json:
+        _print_json(asdict(findings) | {"stops": findings.stops})
+    else:
+        for line in findings.lines():
+            typer.echo(line)
+    if findings.stops:
+        raise typer.Exit(1)
+
+
 @app.command()
 def sync() -> None:
     """Send to MLflow what it has missed of the builds here."""

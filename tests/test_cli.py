@@ -23,6 +23,7 @@ VERBS = {
     "doctor",
     "summary",
     "params",
+    "check-data",
     "sync",
     "register",
     "export",

@@ -75,8 +75,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """One row as the files have it; `split` is None where it is to be drawn."""
+    """One row as the files have it; `split` is None where it is to be drawn. `place` is its file and line (or row)."""
 
+    place: str
     id: str
     text: str
     pair: str
@@ -84,6 +85,16 @@ class Found:
     split: str | None
     file: str
     source: str
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the files below `source.path` have: labelled rows with their splits, and all that is wrong."""
+
+    documents: list[Found]
+    labelled: dict[str, list[Found]]
+    rejected: list[Rejected]
+    problems: Problems
 
 
 def read_files(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
@@ -97,6 +108,13 @@ def read_files(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
     Raises:
         HallmarkError: every missing file, column, wrong split name and one-class task at once.
     """
+    tables = read_tables(source, tasks, seed)
+    tables.problems.raise_if_any(fix="mend these keys in params.yaml or the files that they name")
+    return put_together(tables, source, tasks, seed)
+
+
+def read_tables(source: Source, tasks: dict[str, Task], seed: int) -> Tables:
+    """Read all files, and refuse nothing yet but a missing folder."""
     root = Path(source.path)
     if not root.is_dir():
         raise HallmarkError(
@@ -113,15 +131,17 @@ def read_files(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
         labelled[name] = _split_labelled(rows, seed)
         if rows and (reason := FORMS[task.kind].refuse([row.target for row in rows])):
             problems.add(f"tasks.{name}: {reason}")
-    problems.raise_if_any(fix="mend these keys in params.yaml or the files that they name")
+    return Tables(found, labelled, rejected, problems)
 
-    held_out = {row.text for rows in labelled.values() for row in rows if row.split != TRAIN}
-    kept = [row for row in found if row.text not in held_out]
+
+def put_together(tables: Tables, source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
+    held_out = {row.text for rows in tables.labelled.values() for row in rows if row.split != TRAIN}
+    kept = [row for row in tables.documents if row.text not in held_out]
     return Corpus(
         documents=frame(_split_documents(kept, source, seed), DOCUMENT_COLUMNS),
-        tasks={name: _labelled_table(rows, tasks[name]) for name, rows in labelled.items()},
-        rejected=frame(rejected, REJECTED_COLUMNS),
-        facts={"documents_held_out_by_tasks": len(found) - len(kept)},
+        tasks={name: _labelled_table(rows, tasks[name]) for name, rows in tables.labelled.items()},
+        rejected=frame(tables.rejected, REJECTED_COLUMNS),
+        facts={"documents_held_out_by_tasks": len(tables.documents) - len(kept)},
     )
 
 
@@ -253,7 +273,7 @@ def _read_file(path: Path, name: str, source: str, wanted: Wanted) -> list[Found
         text = read_document(path)
         if isinstance(text, Unreadable):
             return [_reject(text, name, wanted)]
-        return [Found(name, text, "", "", None, name, source)]
+        return [Found(name, name, text, "", "", None, name, source)]
     else:
         rows = read_rows(path, list(dict.fromkeys(wanted.columns.values())))
     return [
@@ -294,7 +314,7 @@ def _find(row: Row, columns: Mapping[str, Column], name: str, source: str, wante
         faults.append("half a character (a lone surrogate)")
     if faults:
         return _reject(Unreadable(row.number, "; ".join(faults), str(text)), name, wanted)
-    return Found(identity or place, text, pair, target or "", split, name, source)
+    return Found(place, identity or place, text, pair, target or "", split, name, source)
 
 
 def _column(column: Column) -> str:

@@ -1,10 +1,10 @@
 """Setting bad rows aside with every reason, and refusing a corpus with too many of them."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -21,6 +21,24 @@ REPLACEMENT = "\ufffd"
 CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # all of Unicode's Cc but tab and the ends of lines
 COPIES = ("no_duplicate", "no_leakage")  # set aside, but counted by max_duplicate_share, not by the budget
 EXAMPLES = 5
+VALUE_CHARACTERS = 200  # of a value that is not as it should be, this much is kept to be shown
+
+
+class Remark(NamedTuple):
+    """One reason why a row is set aside.
+
+    `row` is its place in the table, `check` and `meaning` are what it fails, `value` is the beginning of what it has in
+    the column that was looked at; of a copy, what it is a copy of.
+    """
+
+    row: int
+    check: str
+    meaning: str
+    value: str
+
+    @property
+    def reason(self) -> str:
+        return self.value if self.check in COPIES else f"{self.check} (expected: {self.meaning})"
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,7 @@ class Verdict:
     Attributes:
         clean: the rows that passed, with the columns that they came with.
         quarantined: table, id, reasons, text of the rows that did not.
+        remarks: why they did not, one for each reason.
         outcomes: what became of each check.
         faults: why the table cannot be used; empty if it can.
         counts: rows by fate, for the metrics.
@@ -37,6 +56,7 @@ class Verdict:
 
     clean: pd.DataFrame
     quarantined: pd.DataFrame
+    remarks: list[Remark]
     outcomes: list[Outcome]
     faults: list[str]
     counts: dict[str, Any]
@@ -56,16 +76,17 @@ def judge(name: str, table: pd.DataFrame, rejected: pd.DataFrame, settings: Vali
     splits = TASK_SPLITS if form else DOCUMENT_SPLITS
     schema = examiner.examine(f"{name}-schema", table, schema_checks(columns, table.columns.to_list()))
     if faults := _critical_faults(schema, table):
-        return Verdict(table.iloc[:0], frame([], QUARANTINE_COLUMNS), schema, faults, {"rows": len(table)})
+        return Verdict(table.iloc[:0], frame([], QUARANTINE_COLUMNS), [], schema, faults, {"rows": len(table)})
 
     table = table.fillna("").reset_index(drop=True)  # a missing value is an empty one
-    reasons: defaultdict[int, list[str]] = defaultdict(list)
+    remarks: list[Remark] = []
     filled = dict.fromkeys(pair, "a second text") | {form.target: form.wording} if form else {}
     faults = form.faults if form else {}
-    by_row = examiner.examine(f"{name}-rows", measure(table, form), row_checks(settings, splits, filled, faults))
-    _collect(by_row, range(len(table)), reasons)
+    measured = measure(table, form)
+    by_row = examiner.examine(f"{name}-rows", measured, row_checks(settings, splits, filled, faults))
+    remarks += _failures(by_row, measured)
 
-    passed = table.drop(index=list(reasons))
+    passed = table.drop(index=list({remark.row for remark in remarks}))
     whole = find_copies(passed)
     checks = table_checks(settings, splits, whole)
     if passed.empty:
@@ -74,20 +95,23 @@ def judge(name: str, table: pd.DataFrame, rejected: pd.DataFrame, settings: Vali
         whole, of_targets = form.checks(settings, whole)
         checks += of_targets
     of_table = examiner.examine(f"{name}-table", whole, checks)
-    copies = _collect_copies(whole, reasons)
-    _collect([outcome for outcome in of_table if outcome.check.name not in COPIES], whole.index.to_list(), reasons)
+    copies = _copies(whole)
+    remarks += copies
+    remarks += _failures([outcome for outcome in of_table if outcome.check.name not in COPIES], whole)
+    bad = {remark.row for remark in remarks}
 
-    faulty = len(reasons) - len(copies)
+    faulty = len(bad) - len(copies)
     faults = _budget_faults(by_row, of_table, table, whole, rejected, faulty, settings)
     faults += _critical_faults(of_table, whole)
     return Verdict(
-        clean=table.drop(index=sorted(reasons))[columns],
-        quarantined=_quarantined(name, table, reasons),
+        clean=table.drop(index=sorted(bad))[columns],
+        quarantined=_quarantined(name, table, remarks),
+        remarks=remarks,
         outcomes=[*schema, *by_row, *of_table],
         faults=faults,
         counts={
             "rows": len(table),
-            "kept": len(table) - len(reasons),
+            "kept": len(table) - len(bad),
             "rejected": len(rejected),
             "quarantined": faulty,
             "quarantined_share": (faulty + len(rejected)) / max(1, len(table) + len(rejected)),
@@ -96,7 +120,10 @@ def judge(name: str, table: pd.DataFrame, rejected: pd.DataFrame, settings: Vali
     )
 
 
-def _quarantined(name: str, table: pd.DataFrame, reasons: Mapping[int, list[str]]) -> pd.DataFrame:
+def _quarantined(name: str, table: pd.DataFrame, remarks: list[Remark]) -> pd.DataFrame:
+    reasons: defaultdict[int, list[str]] = defaultdict(list)
+    for remark in remarks:
+        reasons[remark.row].append(remark.reason)
     bad = sorted(reasons)
     rows = table.take(bad)
     found = ["; ".join(reasons[row]) for row in bad]
@@ -136,21 +163,27 @@ def find_copies(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _collect(outcomes: Iterable[Outcome], index: Any, reasons: defaultdict[int, list[str]]) -> None:
-    """Note each failed row check as a reason of its rows; `index` says which row of the table a position is."""
+def _failures(outcomes: Iterable[Outcome], table: pd.DataFrame) -> Iterator[Remark]:
+    """What the rows of the examined table fail; its index says which rows they were at first."""
     for outcome in outcomes:
         if outcome.check.severity == WARNING:
-            for position in outcome.positions:
-                reasons[index[position]].append(f"{outcome.check.name} (expected: {outcome.check.meaning})")
+            rows = table.iloc[outcome.positions]
+            values = rows[outcome.check.arguments.get("column", "id")]
+            for row, value in zip(rows.index.to_list(), values, strict=True):
+                yield Remark(row, outcome.check.name, outcome.check.meaning, str(value)[:VALUE_CHARACTERS])
 
 
-def _collect_copies(table: pd.DataFrame, reasons: defaultdict[int, list[str]]) -> list[int]:
+def _copies(table: pd.DataFrame) -> list[Remark]:
     copies = []
-    for column, remark in (("duplicate_of", ""), ("copy_of_held_out", ", which is held out")):
+    for column, name, meaning, remark in (
+        ("duplicate_of", "no_duplicate", "no text is there twice in a split", ""),
+        ("copy_of_held_out", "no_leakage", "no text is in two splits", ", which is held out"),
+    ):
         kept = table[column].dropna()
-        for row, identity in zip(kept.index.to_list(), kept, strict=True):
-            reasons[row].append(f"duplicate of {identity}{remark}")
-            copies.append(row)
+        copies += [
+            Remark(row, name, meaning, f"duplicate of {identity}{remark}")
+            for row, identity in zip(kept.index.to_list(), kept, strict=True)
+        ]
     return copies
 
 

@@ -1,0 +1,149 @@
+"""What is wrong with a user's files, said before anything is built: every sort of fault, with file and row."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.common.errors import HallmarkError
+from pipeline.common.params import Params, render
+from pipeline.corpus.check_data import Findings, check_data
+
+SPLITS = ["train", "train", "train", "validation", "test"]
+MOOD = {"path": "labels.csv", "split_column": "split"}
+NAMES = {"kind": "token_classification", "path": "names/*.conll"}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with documents, labels and named entities that are as they should be."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "own"
+    (folder / "names").mkdir(parents=True)
+    for number in range(4):
+        (folder / f"{number}.txt").write_text(f"Document {number}.\n" * 9, encoding="utf-8")
+    write_labels(folder, [])
+    for split, count in (("train", 60), ("dev", 10), ("test", 10)):
+        sentences = "".join(f"{split}{number} O\nAnna B-person\nBell I-person\n\n" for number in range(count))
+        (folder / "names" / f"{split}.conll").write_text(sentences, encoding="utf-8")
+    return folder
+
+
+def write_labels(folder: Path, lines: list[bytes]) -> None:
+    good = [f"评论 {number},{'ab'[number // 5 % 2]},{SPLITS[number % 5]}".encode() for number in range(200)]
+    (folder / "labels.csv").write_bytes(b"\n".join([b"text,label,split", *good, *lines]) + b"\n")
+
+
+def settings(tasks: dict[str, Any], **validate: Any) -> Params:
+    source = {"kind": "files", "path": "own", "documents": ["*.txt"]}
+    return Params.model_validate({"source": source, "tasks": tasks, "validate": validate})
+
+
+def check(tasks: dict[str, Any], task: str | None = None, **validate: Any) -> Findings:
+    return check_data(settings(tasks, **validate), task)
+
+
+def rows_of(findings: Findings, fault: str) -> list[tuple[str, str]]:
+    """The rows of the one group whose fault has these words."""
+    [group] = [group for table in findings.tables for group in table.groups if fault in group.fault]
+    return group.rows
+
+
+def test_good_files_have_nothing_wrong(own: Path) -> None:
+    findings = check({"mood": MOOD, "names": NAMES})
+    assert list(findings.lines()) == [
+        "tasks/mood: 200 rows, 200 can be used",
+        "tasks/names: 80 rows, 80 can be used",
+        "documents: 4 rows, 4 can be used",
+        "the build would go on: nothing is wrong",
+    ]
+    assert not findings.stops
+
+
+def test_each_bad_row_is_told_with_its_place(own: Path) -> None:
+    lines = [b",a,train", b"never seen,c,test", b"no label,,train", b"one field", b"wrong \xff byte,a,train"]
+    lines += ["评论 0,a,train".encode(), b"control \x07\x07,a,test"]
+    write_labels(own, lines)
+    findings = check({"mood": MOOD}, max_quarantined_share=0.05)
+    assert rows_of(findings, "text_not_empty: not so, but expected") == [("labels.csv:202", "")]
+    assert rows_of(findings, "label_known") == [("labels.csv:203", "c")]
+    assert rows_of(findings, "not readable") == [
+        ("labels.csv:204", "'label' is empty, not a label"),
+        ("labels.csv:205", "1 fields, the header has 3"),
+    ]
+    assert rows_of(findings, "not UTF-8") == [("labels.csv:206", "not UTF-8: byte 0xff")]
+    assert rows_of(findings, "no_duplicate") == [("labels.csv:207", "duplicate of labels.csv:2")]
+    assert rows_of(findings, "control_characters")[0][0] == "labels.csv:208"
+    assert not findings.stops
+    assert check({"mood": MOOD}).stops  # 3 % are more than the budget
+    printed = "\n".join(findings.lines())
+    assert "tasks/mood: 207 rows, 200 can be used" in printed
+    assert "  2 x not readable\n      labels.csv:204  'label' is empty, not a label\n" in printed
+    assert printed.endswith("the build would go on, without the rows above")
+
+
+def test_duplicate_ids_have_their_places_although_they_have_no_other(own: Path) -> None:
+    rows = "".join(f"{number % 99},text {number},{'ab'[number % 2]}\n" for number in range(100))
+    (own / "labels.csv").write_text(f"key,text,label\n{rows}", encoding="utf-8")
+    findings = check({"mood": {"path": "labels.csv", "id_column": "key"}})
+    assert rows_of(findings, "id_unique") == [("labels.csv:2", "0"), ("labels.csv:101", "0")]
+
+
+def test_broken_tags_and_spans_outside_their_text_are_told(own: Path) -> None:
+    with (own / "names" / "train.conll").open("a", encoding="utf-8") as handle:
+        handle.write("Rome I-place\n\nalone\n")
+    (own / "spans.jsonl").write_text(
+        "".join(
+            json.dumps({"text": f"Anna {number}", "spans": [{"start": 0, "end": end, "label": "person"}]}) + "\n"
+            for number, end in enumerate([4] * 80 + [40, 5])
+        ),
+        encoding="utf-8",
+    )
+    spans = {"kind": "token_classification", "path": "spans.jsonl"}
+    findings = check({"names": NAMES, "spans": spans}, max_quarantined_share=0.1)
+    assert rows_of(findings, "not readable") == [
+        ("names/train.conll:241", "I-place at word 1 follows the beginning: no span that it could go on with"),
+        ("names/train.conll:243", "line 243 has 1 column: no word and tag in them"),
+    ]
+    assert rows_of(findings, "span_outside") == [("spans.jsonl:81", "0-40 person")]
+    assert rows_of(findings, "span_blank") == [("spans.jsonl:82", "0-5 person")]
+    assert [table.table for table in check({"names": NAMES, "spans": spans}, task="names").tables] == ["tasks/names"]
+
+
+def test_whole_files_and_rows_are_told_at_once(own: Path) -> None:
+    write_labels(own, [b",a,train"])
+    findings = check({"mood": MOOD, "names": NAMES | {"path": "nowhere/*.conll"}})
+    assert rows_of(findings, "text_not_empty") == [("labels.csv:202", "")]
+    assert [problem.partition(";")[0] for problem in findings.problems] == [
+        "tasks.names.path: no file in own matches 'nowhere/*.conll'"
+    ]
+    assert findings.stops
+    assert not check({"mood": MOOD, "names": NAMES | {"path": "nowhere/*.conll"}}, task="mood").stops
+
+
+def test_a_task_without_files_has_nothing_to_check(own: Path) -> None:
+    with pytest.raises(HallmarkError, match="every task has its rows from python-docs: there is no file to check"):
+        check_data(Params())
+    with pytest.raises(HallmarkError, match="there is no task 'moods'; allowed: mood"):
+        check({"mood": MOOD}, task="moods")
+
+
+def test_the_command_exits_with_what_the_build_would_do(own: Path) -> None:
+    Path("dvc.yaml").touch()
+    Path("params.yaml").write_text(render(settings({"mood": MOOD})), encoding="utf-8")
+    done = CliRunner().invoke(app, ["check-data"])
+    assert (done.exit_code, done.output.splitlines()[0]) == (0, "tasks/mood: 200 rows, 200 can be used")
+    (own / "labels.csv").write_text("text,label,split\na,x,train\nb,x,dev\n", encoding="utf-8")
+    done = CliRunner().invoke(app, ["check-data", "--task", "mood", "--json"])
+    assert done.exit_code == 1
+    found = json.loads(done.output)
+    assert found["stops"]
+    assert "one class only, 'x' in 2 rows" in found["problems"][1]
+    assert sorted(str(path) for path in Path().rglob("*") if path.parent == Path()) == [
+        "dvc.yaml",
+        "own",
+        "params.yaml",
+    ]
