@@ -10,13 +10,19 @@ MADE_TASKS = {
 }
 
 
-def with_kinds(tasks: Any) -> Any:
-    """The settings of tasks as `params.yaml` has them, with the kind of each made task that does not say its own."""
+def with_defaults(tasks: Any) -> Any:
+    """The settings of tasks as `params.yaml` has them; made tasks that do not say otherwise have the kind that follows
+    from their name, and all but `library` learn from all labels: labels cost nothing here.
+    """
     if not isinstance(tasks, dict):
         return tasks
-    made = {name for name, task in tasks.items() if name in MADE_TASKS and isinstance(task, dict)}
-    made = {name for name in made if tasks[name].get("path") is None}
-    return {name: {"kind": MADE_TASKS[name]} | task if name in made else task for name, task in tasks.items()}
+    return {name: _defaults(name, task) | task if isinstance(task, dict) else task for name, task in tasks.items()}
+
+
+def _defaults(name: Any, task: dict[str, Any]) -> dict[str, Any]:
+    if name not in MADE_TASKS or task.get("path") is not None:
+        return {}
+    return {"kind": MADE_TASKS[name]} | ({} if name == "library" else {"labels_per_class": None})
 
 
 def fault_of(name: str, kind: str, path: str | None, source_kind: str) -> str | None:

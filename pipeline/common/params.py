@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from pipeline.common.columns import Column
 from pipeline.common.errors import HallmarkError, Problems, allowed
-from pipeline.common.made_tasks import fault_of, with_kinds
+from pipeline.common.made_tasks import fault_of, with_defaults
 from pipeline.common.parts import Biases, Family, FeedForward, Matrix, Norm, NormPlacement, Positions
 from pipeline.common.prompting import Prompting
 from pipeline.common.section import Positive, Section, Share
@@ -59,7 +59,7 @@ class Source(Section):
     validation_share: Share = Field(0.05, description="share of documents (of modules) held out for validation")
     test_share: Share = Field(0.08, description="share of modules held out for the test split of python-docs tasks")
     task_rows: Positive = Field(
-        6000, description="rows of each task that python-docs gives beside `library`, at most, drawn by the seed"
+        4000, description="rows of each task that python-docs gives beside `library`, at most, drawn by the seed"
     )
 
     @field_validator("documents", mode="before")
@@ -369,7 +369,7 @@ class Params(Section):
     )
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
-    tasks: Annotated[dict[TaskName, Task], BeforeValidator(with_kinds)] = Field(
+    tasks: Annotated[dict[TaskName, Task], BeforeValidator(with_defaults)] = Field(
         {"library": Task()}, min_length=1, description="The tasks to fine-tune for, by name."
     )
     prompting: dict[TaskName, Prompting] = Field(

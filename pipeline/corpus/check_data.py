@@ -136,7 +136,7 @@ def _unreadable(rejected: pd.DataFrame) -> list[Group]:
 def _set_aside(verdict: Verdict, places: list[str]) -> list[Group]:
     groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for remark in verdict.remarks:
-        groups[f"{remark.check}: not so, but expected: {remark.meaning}"].append((places[remark.row], remark.value))
+        groups[f"{remark.check} (expected: {remark.meaning})"].append((places[remark.row], remark.value))
     return [Group(fault, rows) for fault, rows in groups.items()]
 
 

@@ -28,7 +28,9 @@ DEFAULT = re.compile(
     r"(?:the\s+)?\bdefaults?\b(?:\s+value)?\s*(?:(?:is|to|of)\b:?|[:=])?\s*", re.IGNORECASE
 )  # in a type: `default 3`, `default=3`, `Default is 3`
 SAID_DEFAULT = re.compile(
-    r"\bdefaults?(?:\s+value)?\s*(?:(?:is|to)\b:?|[:=])\s*|\(default\s+", re.IGNORECASE
+    r"\bdefaults?(?:\s+value)?\s*(?:(?:is|to)\b:?|[:=])\s*|\(default\s+"
+    r"|\bdefaults?(?:\s+value)?\s+(?=[-+\d.'\"`]|(?:true|false|none)\b)",
+    re.IGNORECASE,
 )  # in a description
 CLAUSE = re.compile(r"[\s,;(\[]*(?:(?:is\s+)?optional|(?:the\s+)?defaults?)\b", re.IGNORECASE)
 BETWEEN_CLAUSES = re.compile(r"[\s,;.()\[\]]*")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.errors import HallmarkError
-from pipeline.common.params import Finetune, Params, Prompting, check_params, load_params, render
+from pipeline.common.params import Finetune, Params, Prompting, Task, check_params, load_params, render
 
 
 def test_the_shipped_file_is_the_defaults_with_their_comments() -> None:
@@ -138,13 +138,15 @@ def test_prompting_is_rendered_with_the_line_ends_of_its_template(tmp_path: Path
 
 
 def test_the_kind_of_a_made_task_follows_from_its_name() -> None:
-    tasks = check_params({"tasks": {"parameters": {}, "library": {"labels_per_class": 8}}}, "here").tasks
-    assert {name: task.kind for name, task in tasks.items()} == {
-        "parameters": "token_classification",
-        "library": "classification",
+    tasks = check_params({"tasks": {"parameters": {}, "library": {}}}, "here").tasks
+    assert {name: (task.kind, task.labels_per_class) for name, task in tasks.items()} == {
+        "parameters": ("token_classification", None),
+        "library": ("classification", 32),
     }
+    few = check_params({"tasks": {"parameters": {"labels_per_class": 8}}}, "here")
+    assert few.tasks["parameters"].labels_per_class == 8
     own = {"source": {"kind": "files"}, "tasks": {"parameters": {"path": "a.csv"}}}
-    assert check_params(own, "here").tasks["parameters"].kind == "classification"
+    assert check_params(own, "here").tasks["parameters"] == Task(path="a.csv")
 
 
 def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:

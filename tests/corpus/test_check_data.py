@@ -68,7 +68,7 @@ def test_each_bad_row_is_told_with_its_place(own: Path) -> None:
     lines += ["评论 0,a,train".encode(), b"control \x07\x07,a,test"]
     write_labels(own, lines)
     findings = check({"mood": MOOD}, max_quarantined_share=0.05)
-    assert rows_of(findings, "text_not_empty: not so, but expected") == [("labels.csv:202", "")]
+    assert rows_of(findings, "text_not_empty (expected: every text") == [("labels.csv:202", "")]
     assert rows_of(findings, "label_known") == [("labels.csv:203", "c")]
     assert rows_of(findings, "not readable") == [
         ("labels.csv:204", "'label' is empty, not a label"),

@@ -129,6 +129,24 @@ def test_a_docstring_without_parameters_has_none() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "default"),
+    [
+        ("Default is ``2*pi``.", "2*pi"),
+        ("How long (default: 3).", "3"),
+        ("How long (default 3)", "3"),
+        ("How long, defaults to 'a b'", "'a b'"),
+        ("Default value None.", "None"),
+        ("The default value is np.inf, always.", "np.inf"),
+        ("As the default dtype of the array.", None),
+        ("By default all axes.", None),
+    ],
+)
+def test_a_default_may_be_said_in_the_description(said: str, default: str | None) -> None:
+    assert found_in(f"Do.\n\nParameters\n----------\nx : int\n    {said}")[0][2] == default
+    assert found_in(f"Do.\n\nArgs:\n    x (int): {said}")[0][2] == default
+
+
+@pytest.mark.parametrize(
     ("entries", "word"),
     [
         ("x : int\n    One.\n\nSome prose that is no parameter.", "entry"),

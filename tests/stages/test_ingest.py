@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import read_json, sha256_folder
-from pipeline.common.layout import RAW, RAW_DOCUMENTS, RAW_REJECTED, metrics_file, raw_task
+from pipeline.common.layout import RAW, RAW_DOCUMENTS, RAW_REJECTED, RAW_TASKS, metrics_file, raw_task
 from pipeline.common.params import Params
-from pipeline.stages import ingest
+from pipeline.stages import ingest, validate
 from pipeline.stages.door import Stage
 from pipeline.tracking.journal import Journal
 
@@ -109,6 +109,17 @@ def test_installed_libraries_are_read_and_their_versions_recorded() -> None:
     assert set(metrics["versions"]) == {"joblib", "python"}
     assert metrics["docstrings"] == metrics["near_duplicates_removed"] + metrics["tasks"]["library"]["rows"]
     assert metrics["documents"]["splits"].keys() == {"train", "validation"}
+
+
+def test_other_tasks_of_the_documentation_are_made_by_naming_them() -> None:
+    ingest.main(make_stage({"source": {"libraries": ["networkx"], "task_rows": 300}, "tasks": {"parameters": {}}}))
+    assert [path.name for path in RAW_TASKS.iterdir()] == ["parameters.parquet"]
+    metrics = read_json(metrics_file("ingest"))
+    assert metrics["parameters.found"] == 300 + metrics["parameters.not_drawn"]
+    assert metrics["parameters.left_out.unclear_default"] > 0
+    assert set(metrics["tasks"]["parameters"]["spans"]["test"]) == {"name", "type", "default"}
+    validate.main(make_stage({}))
+    assert read_json(metrics_file("validate"))["tables"]["tasks/parameters"]["kept"] == 300
 
 
 def test_a_version_that_is_not_pinned_stops_it(project: Path) -> None:
