@@ -50,7 +50,7 @@ def test_descriptions_are_answers() -> None:
 
 
 def test_a_larger_draw_holds_a_smaller_one_in_order() -> None:
-    rows = [(f"r{number}", "text") for number in range(50)]
+    rows: list[tuple[str, ...]] = [(f"r{number}", "text") for number in range(50)]
     few, many = draw_rows(rows, 10, seed=1), draw_rows(rows, 20, seed=1)
     assert (len(few), len(many)) == (10, 20)
     assert set(few) < set(many)
