@@ -239,7 +239,7 @@ def _extent(lines: list[Line]) -> Place | None:
 def _parameters(
     text: str, start: int, names: str, type_: Place | None, default: Place | None, body: Place | None
 ) -> Iterator[Parameter]:
-    """The parameters of one entry: they share all but the name, and a type that stands once is the first one's."""
+    """The parameters of one entry: they share all but the name."""
     description = None
     if body:
         first = re.search(r"\n[ \t]*\n", text[body.start : body.end])
