@@ -5,11 +5,11 @@
 - `summarise`: the source of a function, and the first line of its docstring.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from pipeline.common.answers import Answer, answers_to_json
 from pipeline.common.spans import Span, spans_to_json
 from pipeline.corpus.forms.form import PAIR
 from pipeline.corpus.parameters import Parameter, Place, UnclearError, find_parameters
@@ -58,12 +58,12 @@ def make_describe(docstrings: Iterable[Passage]) -> Made:
     for passage, parameters in _with_parameters(docstrings, made.left_out):
         names = [_plain(passage, parameter.name) for parameter in parameters]
         for name, parameter in zip(names, parameters, strict=True):
-            answer = _plain(passage, parameter.description) if parameter.description else ""
-            if reason := _unfit(answer, names.count(name)):
+            place = parameter.description or Place(0, 0)
+            answer = Answer(place.start, _plain(passage, place))
+            if reason := _unfit(answer.text, names.count(name)):
                 made.left_out[reason] += 1
                 continue
-            found = [{"start": parameter.description.start, "text": answer}] if parameter.description else []
-            answers, question = json.dumps(found, ensure_ascii=False), QUESTION.format(name=name)
+            answers, question = answers_to_json([answer]), QUESTION.format(name=name)
             row = f"{passage.id}:{name}", passage.text, question, answers, passage.split, passage.group
             made.rows.append(row)
     return made

@@ -113,6 +113,18 @@ def test_broken_tags_and_spans_outside_their_text_are_told(own: Path) -> None:
     assert [table.table for table in check({"names": NAMES, "spans": spans}, task="names").tables] == ["tasks/names"]
 
 
+def test_answers_that_are_not_in_the_context_are_told(own: Path) -> None:
+    rows = [
+        {"text": f"Anna {number} went home.", "question": "Who?", "answers": [{"start": start, "text": answer}]}
+        for number, (start, answer) in enumerate([(0, "Anna")] * 80 + [(0, "Bell"), (99, "home")])
+    ]
+    (own / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    questions = {"kind": "question_answering", "path": "questions.jsonl"}
+    findings = check({"who": questions}, max_quarantined_share=0.1)
+    assert rows_of(findings, "answer_misplaced") == [("questions.jsonl:81", "0 'Bell', where 'Anna' stands")]
+    assert rows_of(findings, "answer_outside") == [("questions.jsonl:82", "99 'home'")]
+
+
 def test_whole_files_and_rows_are_told_at_once(own: Path) -> None:
     write_labels(own, [b",a,train"])
     findings = check({"mood": MOOD, "names": NAMES | {"path": "nowhere/*.conll"}})
