@@ -212,6 +212,27 @@ def int8(task: Task, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def cross_validate(
+    task: Task,
+    folds: Annotated[int, typer.Option(help="parts of the labelled rows; each is held out once")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune on all folds but one, for each, and measure the one: figures, mean and deviation."""
+    from pipeline.common.files import write_json
+    from pipeline.common.layout import home
+    from pipeline.common.params import load_params
+    from pipeline.evaluation.cross_validation import cross_validate as measure_folds
+
+    found = measure_folds(task, load_params(), folds)
+    written = home() / "cross-validation" / f"{task}.json"
+    write_json(written, found.to_dict())
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        typer.echo("\n".join([*found.lines(), str(written)]))
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="of the UI on this machine")] = 5000) -> None:
     """Open the MLflow UI on what was built, until Ctrl-C."""
     from pipeline.ui import serve_ui

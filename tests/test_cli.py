@@ -29,6 +29,7 @@ VERBS = {
     "export",
     "generate",
     "int8",
+    "cross-validate",
     "ui",
     "promote",
     "rollback",
