@@ -13,7 +13,8 @@ from pipeline.tracking.stage_key import decisive, locked_stages, stage_key
 
 HEADLINES = {
     "accuracy": "accuracy",
-    "micro_f1": "span F1",
+    "subset_accuracy": "subset accuracy",
+    "micro_f1": "micro-F1",
     "macro_f1": "macro-F1",
     "character_f1": "F1 of characters",
     "f1": "answer F1",
@@ -35,7 +36,8 @@ def summarize() -> dict[str, Any]:
 
     Returns:
         "tasks": {TASK: {"accuracy", "macro_f1": {"value", "low", "high"}, "baselines": {NAME: the same two}}}, with
-        "micro_f1" in place of "accuracy" where spans are labelled, "f1" and "exact_match" where questions are answered;
+        "micro_f1" (and "subset_accuracy") in place of "accuracy" where a text has any number of spans (or labels), "f1"
+        and "exact_match" where questions are answered;
         "pretrain": {"bits_per_byte", "ngram_bits_per_byte", "tokens_per_second"};
         "stages": {STAGE: {"key", "seconds", "peak_memory_bytes"}}, in the order of `dvc.yaml`;
         "missing": the stages that were never built. A speed or time is None where the outputs were restored

@@ -18,7 +18,8 @@ from benchmarks.turns import Clock
 from pipeline.common.params import Finetune, Model, Task
 from pipeline.model.accounting import body_flops_per_token
 from pipeline.model.config import derive_config
-from pipeline.tasks.classification import Classification, encode_rows
+from pipeline.tasks.classification import Classification
+from pipeline.tasks.encoding import encode_rows
 from pipeline.training.optimizers import finetuning_optimizers, trapezoid
 from pipeline.training.runtime import choose_runtime
 

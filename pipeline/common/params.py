@@ -297,10 +297,10 @@ class Finetune(Section):
 class Task(Section):
     """One downstream task."""
 
-    kind: Literal["classification", "token_classification", "question_answering"] = Field(
+    kind: Literal["classification", "multi_label_classification", "token_classification", "question_answering"] = Field(
         "classification",
-        description="classification: one label of a text; token_classification: labelled spans in it; "
-        "question_answering: the span of it that answers a question",
+        description="classification: one label of a text; multi_label_classification: any number of labels; "
+        "token_classification: labelled spans in it; question_answering: the span of it that answers a question",
     )
     path: str | None = Field(
         None, description="labelled file or glob below source.path (kind files); null: made from python-docs"
@@ -315,8 +315,7 @@ class Task(Section):
     )
     label_column: Column | None = Field(
         None,
-        description="column of the label, spans or answers; null: `label`, `spans` (token_classification), or "
-        "`answers` (question_answering)",
+        description="column of what is learned; null: `label`, `labels`, `spans` or `answers`, as the kind has it",
     )
     tag_column: Positive | None = Field(
         None, description="column of the tag in CoNLL files, from 1 (token_classification); null: the last"
@@ -328,11 +327,22 @@ class Task(Section):
     labels_per_class: Positive | None = Field(
         32, description="labelled texts per class to train on, drawn by the seed; null: all"
     )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: a text weighs the more in the loss, the rarer its label is (classifications)"
+    )
     teacher: str | None = Field(
         None,
         description="folder of a trained classifier with the same labels, whose probabilities for the training texts "
         "are learned beside the labels (kind classification); null: none",
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Task":
+        if self.kind == "token_classification" and self.pair_column is not None:
+            raise ValueError(f"pair_column: kind {self.kind} reads single texts; allowed: null")
+        if self.kind not in ("classification", "multi_label_classification") and self.class_weights != "none":
+            raise ValueError(f"class_weights: kind {self.kind} has none; allowed: none")
+        return self
 
 
 class Evaluate(Section):

@@ -135,7 +135,8 @@ def read_tables(source: Source, tasks: dict[str, Task], seed: int) -> Tables:
 
 
 def put_together(tables: Tables, source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
-    held_out = {row.text for rows in tables.labelled.values() for row in rows if row.split != TRAIN}
+    unseen = [row for rows in tables.labelled.values() for row in rows if row.split != TRAIN]
+    held_out = {text for row in unseen for text in (row.text, row.pair)}
     kept = [row for row in tables.documents if row.text not in held_out]
     return Corpus(
         documents=frame(_split_documents(kept, source, seed), DOCUMENT_COLUMNS),

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from pipeline.common.scripts import KANA_AND_HAN
+from pipeline.tasks.rows import Text
 
 # Words of two letters or more, scikit-learn's own choice; and, of scripts that put no spaces between words (kana, Han),
 # single characters, so that 1-2-grams say something in Chinese and Japanese, too.
@@ -28,16 +30,60 @@ def majority_label(drawn: Sequence[str], all_training: Sequence[str]) -> str:
     return max(sorted(drawn_counts.index), key=lambda label: (drawn_counts[label], all_counts.get(label, 0)))
 
 
-def predict_tfidf(texts: Sequence[str], labels: Sequence[str], unseen: Sequence[str]) -> list[str]:
-    """Learn logistic regression on TF-IDF of 1- and 2-grams from labelled texts, and label the unseen ones.
+def majority_of_each(learned_MC: np.ndarray) -> np.ndarray:
+    """bool (C,): which labels more than half of the texts have, given bool (M, C)."""
+    return 2 * learned_MC.sum(axis=0) > len(learned_MC)
+
+
+def predict_tfidf(texts: Sequence[Text], labels: Sequence[str], unseen: Sequence[Text]) -> list[str]:
+    """Learn logistic regression on TF-IDF of 1- and 2-grams from labelled texts or pairs, and label the unseen ones.
 
     One thread, and rows in the given order: the same texts always give the same labels.
     """
-    regression = LogisticRegression(C=10.0, max_iter=1000)
     with threadpool_limits(limits=1):
-        vectorizer, features = learn_features(texts)
-        regression.fit(features, np.asarray(labels, dtype=str))
-        return [str(label) for label in regression.predict(vectorizer.transform(unseen))]
+        learned, asked = tfidf_features(texts, unseen)
+        return [str(label) for label in _regression().fit(learned, np.asarray(labels, dtype=str)).predict(asked)]
+
+
+def predict_tfidf_of_each(texts: Sequence[Text], learned_MC: np.ndarray, unseen: Sequence[Text]) -> np.ndarray:
+    """The same with any number of labels for each text: one regression for each label, against all texts without it.
+
+    Args:
+        learned_MC: bool, which labels the M texts have.
+
+    Returns:
+        bool (N, C), which labels the unseen ones get. A label that all texts or none have is given to all or none.
+    """
+    chosen_NC = np.zeros((len(unseen), learned_MC.shape[1]), dtype=bool)
+    with threadpool_limits(limits=1):
+        learned, asked = tfidf_features(texts, unseen)
+        for place, has_M in enumerate(learned_MC.T):
+            is_open = has_M.any() and not has_M.all()
+            chosen_NC[:, place] = _regression().fit(learned, has_M).predict(asked) if is_open else has_M[0]
+    return chosen_NC
+
+
+def _regression() -> LogisticRegression:
+    return LogisticRegression(C=10.0, max_iter=1000)
+
+
+def tfidf_features(texts: Sequence[Text], unseen: Sequence[Text]) -> tuple[Any, Any]:
+    """The features that `texts` have, of both; of pairs those of the first text beside those of the second."""
+    parts = []
+    for learned, asked in zip(_columns(texts), _columns(unseen), strict=True):
+        vectorizer, features = learn_features(learned)
+        parts.append((features, vectorizer.transform(asked)))
+    if len(parts) == 1:
+        return parts[0]
+    learned_parts, asked_parts = zip(*parts, strict=True)
+    return hstack(learned_parts, format="csr"), hstack(asked_parts, format="csr")
+
+
+def _columns(texts: Sequence[Text]) -> list[list[str]]:
+    """All texts; of pairs all first ones and all second ones."""
+    if isinstance(texts[0], str):
+        return [[str(text) for text in texts]]
+    return [[pair[place] for pair in texts] for place in (0, 1)]
 
 
 def learn_features(texts: Sequence[str]) -> tuple[TfidfVectorizer, Any]:

@@ -12,7 +12,7 @@ from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.intervals import bootstrap_intervals
 from pipeline.tasks.classification import Classifier, known_labels
 from pipeline.tasks.metrics import class_numbers, classification_metrics
-from pipeline.tasks.rows import draw_labels, of_split
+from pipeline.tasks.rows import draw_labels, of_split, texts_of
 
 HEADLINES = ("accuracy", "macro_f1")
 BASELINES = ("majority", "tfidf", "scratch")
@@ -42,7 +42,7 @@ def evaluate_classification(
     known_labels(rows, where)
     train, test = of_split(rows, "train", where), of_split(rows, "test", where)
     drawn, short = draw_labels(train, task.labels_per_class, seed)
-    probabilities_NC = classifier.predict_probabilities(test["text"].tolist())
+    probabilities_NC = classifier.predict_probabilities(texts_of(test))
     predictions = pd.DataFrame(
         {
             "id": test["id"].to_numpy(),
@@ -50,8 +50,8 @@ def evaluate_classification(
             "predicted": [classifier.labels[place] for place in probabilities_NC.argmax(axis=1)],
             **{f"p_{label}": probabilities_NC[:, place] for place, label in enumerate(classifier.labels)},
             "majority": majority_label(drawn["label"].tolist(), train["label"].tolist()),
-            "tfidf": predict_tfidf(drawn["text"].tolist(), drawn["label"].tolist(), test["text"].tolist()),
-            "scratch": scratch.predict(test["text"].tolist()),
+            "tfidf": predict_tfidf(texts_of(drawn), drawn["label"].tolist(), texts_of(test)),
+            "scratch": scratch.predict(texts_of(test)),
         }
     )
     metrics = {

@@ -11,6 +11,9 @@ import numpy as np
 from scipy.stats import binom
 
 from pipeline.common.errors import HallmarkError
+from pipeline.common.label_sets import labels_from_json
+from pipeline.evaluation.resampling import resampled_figures
+from pipeline.tasks.label_set_metrics import count_label_sets, indicators, label_set_figures
 from pipeline.tasks.metrics import class_numbers, classification_metrics, per_class_figures
 
 Verdict = Literal["better", "not worse", "inconclusive", "worse"]
@@ -88,22 +91,72 @@ def compare(
         raise HallmarkError(f"{sizes} cannot be compared")
     triples_N3 = np.stack([class_numbers(column, classes) for column in (labels, champion, challenger)], axis=1)
     right_N2 = triples_N3[:, 1:] == triples_N3[:, :1]
+    cells_K3, counts_K = np.unique(triples_N3, axis=0, return_counts=True)
+    pair_2 = macro_f1_pairs(cells_K3, counts_K[None, :], len(classes))[0]
+    differences_S = np.concatenate(list(_resampled_differences(cells_K3, counts_K, len(classes), samples, seed)))
+    return _conclude(right_N2, pair_2, differences_S, alpha, margin)
+
+
+def compare_sets(
+    labels: Sequence[str],
+    champion: Sequence[str],
+    challenger: Sequence[str],
+    *,
+    classes: Sequence[str],
+    alpha: float,
+    margin: float,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """The same for texts with any number of labels: accuracy is subset accuracy, all labels of a text right.
+
+    Macro-F1 is resampled by whole texts. Here and in `measure_sets` the labels of a text are JSON, as tables hold them.
+    """
+    truth_NC, *both = (_indicators(column, classes) for column in (labels, champion, challenger))
+    counts = [count_label_sets(truth_NC, predicted_NC) for predicted_NC in both]
+    old_S, new_S = (
+        resampled_figures(each, lambda sums: label_set_figures(sums, len(truth_NC)), samples=samples, seed=seed)[
+            "macro_f1"
+        ]
+        for each in counts
+    )
+    right_N2 = np.stack([each[:, -1] == 1 for each in counts], axis=1)
+    return _conclude(right_N2, np.array([old_S[0], new_S[0]]), (new_S - old_S)[1:], alpha, margin)
+
+
+def measure_sets(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> Figures:
+    """Subset accuracy and macro-F1 of one model alone."""
+    counts_NK = count_label_sets(*(_indicators(column, classes) for column in (labels, predicted)))
+    figures = label_set_figures(counts_NK.sum(axis=0), len(counts_NK))
+    return Figures(float(figures["subset_accuracy"]), float(figures["macro_f1"]))
+
+
+def _indicators(column: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    return indicators([labels_from_json(content) for content in column], classes)
+
+
+def _conclude(
+    right_N2: np.ndarray, macro_f1_2: np.ndarray, differences_S: np.ndarray, alpha: float, margin: float
+) -> Comparison:
+    """What follows, champion before challenger: from which examples each has right, from their macro-F1, and from its
+    differences in the resamples.
+    """
     only_champion = int((right_N2[:, 0] & ~right_N2[:, 1]).sum())
     only_challenger = int((right_N2[:, 1] & ~right_N2[:, 0]).sum())
-    cells_K3, counts_K = np.unique(triples_N3, axis=0, return_counts=True)
-    f1_champion, f1_challenger = macro_f1_pairs(cells_K3, counts_K[None, :], len(classes))[0]
-    differences_S = np.concatenate(list(_resampled_differences(cells_K3, counts_K, len(classes), samples, seed)))
     low, high = np.quantile(differences_S, [alpha / 2, 1 - alpha / 2])
+    difference = Difference(float(macro_f1_2[1] - macro_f1_2[0]), float(low), float(high))
     p_value = mcnemar_p_value(only_champion, only_challenger)
-    champion_accuracy, challenger_accuracy = right_N2.mean(axis=0)
-    difference = Difference(float(f1_challenger - f1_champion), float(low), float(high))
+    champion, challenger = (
+        Figures(float(accuracy), float(macro_f1))
+        for accuracy, macro_f1 in zip(right_N2.mean(axis=0), macro_f1_2, strict=True)
+    )
     return Comparison(
-        examples=len(triples_N3),
-        champion=Figures(float(champion_accuracy), float(f1_champion)),
-        challenger=Figures(float(challenger_accuracy), float(f1_challenger)),
+        examples=len(right_N2),
+        champion=champion,
+        challenger=challenger,
         only_champion_right=only_champion,
         only_challenger_right=only_challenger,
-        accuracy_difference=(only_challenger - only_champion) / len(triples_N3),
+        accuracy_difference=(only_challenger - only_champion) / len(right_N2),
         accuracy_p_value=p_value,
         macro_f1_difference=difference,
         alpha=alpha,

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.evaluation.classification import evaluate_classification
 from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.multi_label_classification import evaluate_multi_label_classification
 from pipeline.evaluation.question_answering import evaluate_question_answering
 from pipeline.evaluation.token_classification import evaluate_token_classification
 
@@ -31,6 +32,7 @@ class KindEvaluation:
 
 EVALUATIONS = {
     "classification": KindEvaluation(evaluate_classification, ("macro_f1", "macro-F1")),
+    "multi_label_classification": KindEvaluation(evaluate_multi_label_classification, ("macro_f1", "macro-F1")),
     "token_classification": KindEvaluation(evaluate_token_classification, ("micro_f1", "span F1")),
     "question_answering": KindEvaluation(evaluate_question_answering, ("f1", "answer F1")),
 }

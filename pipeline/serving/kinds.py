@@ -5,7 +5,7 @@ Free of MLflow, whose models the files `pyfunc_*.py` are.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Served:
         compare: a row of predictions/TASK.parquet and the answer to the same request.
         inputs: what a request is.
         request: a row of the task's table (id, text, ...) as a request.
+        pair_file: what MLflow runs where rows have a second text; None: this kind has none, or has one always.
     """
 
     file: Path
@@ -42,13 +43,34 @@ class Served:
     compare: Callable[[Mapping[str, Any], Mapping[str, Any]], Difference]
     inputs: tuple[dict[str, Any], ...] = ({"type": "string"},)
     request: Callable[[Mapping[str, Any]], Any] = lambda row: row["text"]
+    pair_file: Path | None = None
+
+
+def find_served(kind: str, pairs: bool = False) -> Served:
+    """How a model of this kind is served: of texts, or of pairs of them."""
+    served = SERVED[kind]
+    if not pairs or served.pair_file is None:
+        return served
+    return replace(served, file=served.pair_file, inputs=PAIR_INPUTS, request=pair_request)
+
+
+PAIR_INPUTS = ({"name": "text", "type": "string"}, {"name": "pair", "type": "string"})
+
+
+def pair_request(row: Mapping[str, Any]) -> dict[str, str]:
+    return {"text": row["text"], "pair": row["pair"]}
+
+
+def compare_label(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
+    return Difference(row["predicted"] != answer["label"], _probabilities_apart(row, answer))
 
 
 def compare_labels(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
-    probabilities = answer["probabilities"].items()
-    return Difference(
-        row["predicted"] != answer["label"], max(abs(row[f"p_{label}"] - value) for label, value in probabilities)
-    )
+    return Difference(json.loads(row["predicted"]) != answer["labels"], _probabilities_apart(row, answer))
+
+
+def _probabilities_apart(row: Mapping[str, Any], answer: Mapping[str, Any]) -> float:
+    return max(abs(row[f"p_{label}"] - value) for label, value in answer["probabilities"].items())
 
 
 def compare_spans(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
@@ -64,11 +86,15 @@ def compare_answers(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Differ
     return Difference(found != json.loads(row["predicted"]), abs(row["score"] - answer["score"]))
 
 
-def class_outputs(labels: list[str]) -> list[dict[str, Any]]:
-    return [
-        {"name": "label", "type": "string", "one_of": labels},
-        {"name": "probabilities", "type": "map of label to number"},
-    ]
+PROBABILITIES = {"name": "probabilities", "type": "map of label to number"}
+
+
+def label_outputs(labels: list[str]) -> list[dict[str, Any]]:
+    return [{"name": "label", "type": "string", "one_of": labels}, PROBABILITIES]
+
+
+def labels_outputs(labels: list[str]) -> list[dict[str, Any]]:
+    return [{"name": "labels", "type": "list", "of": {"type": "string", "one_of": labels}}, PROBABILITIES]
 
 
 def span_outputs(labels: list[str]) -> list[dict[str, Any]]:
@@ -92,7 +118,12 @@ def answer_outputs(labels: list[str]) -> list[dict[str, Any]]:
 
 
 SERVED: dict[str, Served] = {
-    "classification": Served(HERE / "pyfunc_model.py", class_outputs, compare_labels),
+    "classification": Served(
+        HERE / "pyfunc_model.py", label_outputs, compare_label, pair_file=HERE / "pyfunc_pairs.py"
+    ),
+    "multi_label_classification": Served(
+        HERE / "pyfunc_labels.py", labels_outputs, compare_labels, pair_file=HERE / "pyfunc_pair_labels.py"
+    ),
     "token_classification": Served(HERE / "pyfunc_spans.py", span_outputs, compare_spans),
     "question_answering": Served(
         HERE / "pyfunc_answers.py",

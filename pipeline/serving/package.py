@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import atomic_path, read_json, sha256_file, sha256_json, write_json
-from pipeline.serving.kinds import SERVED
+from pipeline.serving.kinds import Served, find_served
 
 MODEL_FILES = ("model.safetensors", "tokenizer.json", "config.json")
 SIGNATURE, INPUT_EXAMPLE, MANIFEST = "signature.json", "input_example.json", "package.json"
@@ -31,12 +31,18 @@ class Package:
         hash: sha256 over the names and hashes of its files.
         kind: of task.
         labels: the classes, in the order of the probabilities; or those of spans; empty for kinds without labels.
+        pairs: whether it reads pairs of texts.
     """
 
     folder: Path
     hash: str
     kind: str
     labels: tuple[str, ...]
+    pairs: bool = False
+
+    @property
+    def served(self) -> Served:
+        return find_served(self.kind, self.pairs)
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -65,12 +71,12 @@ def write_package(model: Path | str, folder: Path | str, examples: list[Any]) ->
     for name in MODEL_FILES:
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(model / name, temporary)
-    kind, labels = _task(folder)
-    write_json(folder / SIGNATURE, _signature(kind, labels))
+    task = _task(folder)
+    write_json(folder / SIGNATURE, _signature(*task))
     write_json(folder / INPUT_EXAMPLE, {"inputs": examples})
     files = {name: sha256_file(folder / name) for name in (*MODEL_FILES, SIGNATURE, INPUT_EXAMPLE)}
     write_json(folder / MANIFEST, {"format": FORMAT, "files": files, "hash": sha256_json(files)})
-    return Package(folder, sha256_json(files), kind, labels)
+    return Package(folder, sha256_json(files), *task)
 
 
 def read_package(folder: Path | str) -> Package:
@@ -96,12 +102,12 @@ def read_package(folder: Path | str) -> Package:
     return Package(folder, manifest["hash"], *_task(folder))
 
 
-def _task(folder: Path) -> tuple[str, tuple[str, ...]]:
+def _task(folder: Path) -> tuple[str, tuple[str, ...], bool]:
     task = read_json(folder / "config.json")["task"]
-    return task["kind"], tuple(task.get("labels", ()))
+    return task["kind"], tuple(task.get("labels", ())), task.get("pairs", False)
 
 
-def _signature(kind: str, labels: tuple[str, ...]) -> dict[str, Any]:
+def _signature(kind: str, labels: tuple[str, ...], pairs: bool) -> dict[str, Any]:
     """What a request holds and an answer gives, readable without any library."""
-    served = SERVED[kind]
+    served = find_served(kind, pairs)
     return {"inputs": served.inputs, "outputs": served.outputs(list(labels))}

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.common.environment import be_quiet
-from pipeline.serving.kinds import SERVED
 from pipeline.serving.package import Package, read_package
 
 be_quiet()
@@ -35,7 +34,7 @@ def save_pyfunc(package: Package | Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hallmark-code-") as code:
         mlflow.pyfunc.save_model(
             path=str(folder),
-            python_model=str(SERVED[package.kind].file),
+            python_model=str(package.served.file),
             artifacts={"package": str(package.folder.resolve())},
             code_paths=[str(_copy_code(Path(code)))],
             input_example=package.input_example,

@@ -19,7 +19,7 @@ TOLERANCE = 1e-5  # of a probability: another batch may sum in another order
 
 def main(stage: Stage) -> None:
     from pipeline.common.tables import read_table, records
-    from pipeline.serving.kinds import SERVED
+    from pipeline.serving.kinds import find_served
     from pipeline.serving.package import write_package
     from pipeline.serving.reload import predict_in_fresh_process
     from pipeline.serving.save import save_pyfunc
@@ -27,8 +27,9 @@ def main(stage: Stage) -> None:
     task = stage.task_name
     predictions = read_table(PREDICTIONS / f"{task}.parquet")
     predictions = predictions.iloc[:: -(-len(predictions) // COMPARED_ROWS)]
-    served = SERVED[stage.task.kind]
-    rows = records(read_table(clean_task(task)).set_index("id", drop=False).loc[predictions["id"]])
+    table = read_table(clean_task(task)).set_index("id", drop=False)
+    served = find_served(stage.task.kind, "pair" in table)
+    rows = records(table.loc[predictions["id"]])
     requests = [served.request(row) for row in rows]
 
     examples = [served.request(row | {"text": row["text"][:EXAMPLE_CHARACTERS]}) for row in rows[:EXAMPLES]]

@@ -1,10 +1,11 @@
-"""Text classification: its data, network, loss and figures, and the trained classifier.
+"""Classification of texts and of pairs of texts: data, network, loss and figures, and the trained classifier.
 
 Legend: N texts, B rows of a batch, T positions, D hidden size, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,9 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
-from pipeline.tasks.metrics import classification_metrics
-from pipeline.tasks.rows import draw_labels, in_drawn_order, of_split
+from pipeline.tasks.encoding import encode_rows
+from pipeline.tasks.metrics import class_numbers, classification_metrics
+from pipeline.tasks.rows import PAIR, Text, draw_labels, in_drawn_order, of_split, texts_of
 from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
@@ -36,14 +38,23 @@ class TextClassifier(nn.Module):
         pooling: `mean` of the vectors of all tokens, or the vector of the `first` or `last`. The head on the last has
             no bias, as in published decoders that classify, so that it can be exported.
         dropout: on the text vector.
+        separator: the id between the two texts, for a network that reads pairs.
     """
 
-    def __init__(self, config: ModelConfig, classes: int, pooling: str, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        classes: int,
+        pooling: str,
+        dropout: float = 0.0,
+        separator: int | None = None,
+    ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise HallmarkError(f"unknown pooling {pooling!r}; {allowed(POOLINGS)}")
         self.body = Transformer(config, heads=False)
         self.pooling = pooling
+        self.separator = separator
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.hidden_size, classes, bias=pooling != "last")
         nn.init.normal_(self.head.weight, std=0.02)
@@ -52,9 +63,18 @@ class TextClassifier(nn.Module):
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Token ids (int64, padded on the right) and their counts to logits_BC, float32."""
-        x_BTD = token_vectors(self.body, ids_BT, lengths_B)
+        segments_BT = None
+        if self.separator is not None and self.body.config.segments > 1:
+            segments_BT = segments_of(ids_BT, self.separator)
+        x_BTD = token_vectors(self.body, ids_BT, lengths_B, segments_BT)
         with torch.autocast(x_BTD.device.type, enabled=False):
             return self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
+
+
+def segments_of(ids_BT: Tensor, separator: int) -> Tensor:
+    """int64 (B, T): 0 up to the first separator, itself included; 1 behind it, as BERT tells two texts apart."""
+    is_separator_BT = (ids_BT == separator).long()
+    return (is_separator_BT.cumsum(dim=1) > is_separator_BT).long()
 
 
 def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
@@ -68,14 +88,17 @@ def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
     return (x_BTD * valid_BT[..., None]).sum(dim=1) / counts_B[:, None]
 
 
-def drop_tokens(ids_BT: Tensor, lengths_B: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Leave out tokens at random and close the gaps; the first one (`bos`) stays.
+def drop_tokens(ids_BT: Tensor, lengths_B: Tensor, share: float, separator: int | None = None) -> tuple[Tensor, Tensor]:
+    """Leave out tokens at random and close the gaps; the first one (`bos`) stays, and so does the separator of pairs.
 
     Drawn from torch's generator, whose state is in every checkpoint.
     """
     places_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
     valid_BT = places_T < lengths_B[:, None]
-    kept_BT = valid_BT & ((torch.rand(ids_BT.shape, device=ids_BT.device) >= share) | (places_T == 0))
+    stays_BT = (torch.rand(ids_BT.shape, device=ids_BT.device) >= share) | (places_T == 0)
+    if separator is not None:
+        stays_BT |= ids_BT == separator
+    kept_BT = valid_BT & stays_BT
     order_BT = (~kept_BT).int().argsort(dim=1, stable=True)
     return ids_BT.gather(1, order_BT), kept_BT.sum(dim=1)
 
@@ -87,17 +110,31 @@ def classification_loss(
     teacher_weight: float = 0.0,
     teacher_temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The summed loss of the rows of weight 1, in nats, and their number, both scalars.
+    """The loss of the rows in nats, summed by their weights, and the number of rows, both scalars.
 
     That is the cross-entropy of the labels. Where the batch has a teacher's probabilities, its share is
-    1 - `teacher_weight`, and the rest is the distance to the teacher.
+    1 - `teacher_weight`, and the rest is the distance to the teacher. Rows that only fill the batch have no tokens, and
+    the weight 0.
     """
     logits_BC = model(batch["input_ids"], batch["lengths"])
     nats_B = cross_entropy(logits_BC, batch["labels"], reduction="none", label_smoothing=label_smoothing)
     if "teacher" in batch:
         from_teacher_B = distance_to_teacher(logits_BC, batch["teacher"], teacher_temperature)
         nats_B = (1 - teacher_weight) * nats_B + teacher_weight * from_teacher_B
-    return (nats_B * batch["weights"]).sum(), batch["weights"].sum()
+    return (nats_B * batch["weights"]).sum(), count_rows(batch)
+
+
+def count_rows(batch: Batch) -> Tensor:
+    """The rows of a batch that are examples, float32, a scalar."""
+    return (batch["lengths"] > 0).sum().float()
+
+
+def balanced_weights(counts_C: np.ndarray) -> np.ndarray:
+    """N / (C count): what a text of each class weighs, float64 (C,), so that all classes weigh the same together.
+
+    That is scikit-learn's `class_weight="balanced"` (after King and Zeng 2001). Over all texts the mean is 1.
+    """
+    return counts_C.sum() / (len(counts_C) * np.maximum(counts_C, 1))
 
 
 def distance_to_teacher(logits_BC: Tensor, teacher_BC: Tensor, temperature: float) -> Tensor:
@@ -117,15 +154,10 @@ def distance_to_teacher(logits_BC: Tensor, teacher_BC: Tensor, temperature: floa
     return temperature**2 * kl_div(student_BC, soft_BC, reduction="none").sum(dim=1)
 
 
-def encode_rows(texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[list[int]], int]:
-    """The ids of each text as [bos] + tokens, cut to `max_tokens` in all; and how many texts were cut."""
-    encoded = [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(texts))]
-    cut = sum(len(ids) > max_tokens for ids in encoded)
-    return [ids[:max_tokens] for ids in encoded], cut
-
-
 class Classification:
     """One classification task, ready to be trained: see `pipeline.tasks.kinds.FinetuneTask`.
+
+    Rows with a second text are read as pairs.
 
     Args:
         rows: the task's table, see `pipeline.tasks.rows.read_rows`.
@@ -140,6 +172,7 @@ class Classification:
         HallmarkError: a split without rows, one class only, or a class that training has no row of.
     """
 
+    kind = KIND
     best_metric = "macro_f1"
 
     def __init__(
@@ -158,21 +191,23 @@ class Classification:
                 where="params.yaml: finetune.max_tokens",
                 fix=f"set it to {config.context_length} or less, or raise model.context_length",
             )
-        train, short = draw_labels(of_split(rows, "train", where), task.labels_per_class, seed)
+        train, short = self.draw(of_split(rows, "train", where), task.labels_per_class, seed)
         validation = in_drawn_order(of_split(rows, "validation", where), seed)[: settings.validation_texts]
-        self.labels = known_labels(rows, where)
+        self.labels = self.known_labels(rows, where)
         self.tokenizer, self.settings, self.body_config, self.seed = tokenizer, settings, config, seed
+        self.separator = tokenizer.separator_id if PAIR in rows else None
         self.buckets = bucket_lengths(settings.max_tokens)
-        self.train_rows = train
+        self.train_rows, self.balanced = train, task.class_weights == "balanced"
         self.train, train_cut = self._encode(train, settings.batch_size)
         self.validation, validation_cut = self._encode(validation, MEASURED_ROWS)
         self.config = {
-            "kind": KIND,
+            "kind": self.kind,
             "labels": self.labels,
             "pooling": settings.pooling,
             "max_tokens": settings.max_tokens,
+            "pairs": PAIR in rows,
         }
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "labels": len(self.labels),
             "train_texts": len(train),
             "train_texts_cut": train_cut,
@@ -181,6 +216,23 @@ class Classification:
             "classes_with_too_few_texts": short,
         }
 
+    def draw(self, rows: pd.DataFrame, per_class: int | None, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
+        return draw_labels(rows, per_class, seed)
+
+    def known_labels(self, rows: pd.DataFrame, where: str) -> list[str]:
+        return known_labels(rows, where)
+
+    def targets(self, rows: pd.DataFrame) -> Tensor:
+        """What is to be learned of each row: its class number, int64 (N,)."""
+        return torch.from_numpy(class_numbers(rows["label"].tolist(), self.labels))
+
+    def weights(self, targets: Tensor) -> Tensor:
+        """What each target weighs in the loss, float32 of their shape."""
+        if not self.balanced:
+            return torch.ones(targets.shape)
+        counts_C = torch.bincount(targets, minlength=len(self.labels)).numpy()
+        return torch.from_numpy(balanced_weights(counts_C)).float()[targets]
+
     def learn_from(self, teacher_NC: Tensor) -> None:
         """Learn from a teacher's probabilities of `labels` for each of `train_rows` as well; call before `batches`."""
         self.train, _ = self._encode(self.train_rows, self.settings.batch_size, teacher_NC)
@@ -188,56 +240,62 @@ class Classification:
     def _encode(
         self, rows: pd.DataFrame, batch_size: int, teacher_NC: Tensor | None = None
     ) -> tuple[LengthBuckets, int]:
-        ids, cut = encode_rows(rows["text"].tolist(), self.tokenizer, self.settings.max_tokens)
-        places = {label: place for place, label in enumerate(self.labels)}
-        labels_N = np.array([places[label] for label in rows["label"]])
+        ids, cut = encode_rows(texts_of(rows), self.tokenizer, self.settings.max_tokens)
+        targets = self.targets(rows)
+        of_rows = {"labels": targets, "weights": self.weights(targets)}
+        if teacher_NC is not None:
+            of_rows["teacher"] = teacher_NC
 
         def collate(numbers: np.ndarray, length: int) -> Batch:
             ids_BT, lengths_B = pad_rows([ids[n] for n in numbers], batch_size, length, self.tokenizer.pad_id)
-            labels_B = torch.zeros(batch_size, dtype=torch.int64)
-            labels_B[: len(numbers)] = torch.from_numpy(labels_N[numbers])
-            batch = {
-                "input_ids": ids_BT,
-                "lengths": lengths_B,
-                "labels": labels_B,
-                "weights": (lengths_B > 0).float(),
-            }
-            if teacher_NC is not None:
-                batch["teacher"] = torch.zeros(batch_size, teacher_NC.size(1))
-                batch["teacher"][: len(numbers)] = teacher_NC[torch.from_numpy(numbers)]
+            batch = {"input_ids": ids_BT, "lengths": lengths_B}
+            for name, values in of_rows.items():
+                batch[name] = torch.zeros(batch_size, *values.shape[1:], dtype=values.dtype)
+                batch[name][: len(numbers)] = values[torch.from_numpy(numbers)]
             return batch
 
         lengths_N = np.array([len(tokens) for tokens in ids])
         return LengthBuckets(lengths_N, self.buckets, batch_size, collate, self.seed, rows["id"].tolist()), cut
 
     def model(self) -> TextClassifier:
-        return TextClassifier(self.body_config, len(self.labels), self.settings.pooling, self.settings.dropout)
+        settings = self.settings
+        return TextClassifier(self.body_config, len(self.labels), settings.pooling, settings.dropout, self.separator)
 
     def batches(self) -> LengthBuckets:
         return self.train
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        ids_BT, lengths_B = drop_tokens(batch["input_ids"], batch["lengths"], self.settings.token_dropout)
-        shortened = batch | {"input_ids": ids_BT, "lengths": lengths_B}
         settings = self.settings
         return classification_loss(
-            model, shortened, settings.label_smoothing, settings.teacher_weight, settings.teacher_temperature
+            model,
+            self.shortened(batch),
+            settings.label_smoothing,
+            settings.teacher_weight,
+            settings.teacher_temperature,
         )
+
+    def shortened(self, batch: Batch) -> Batch:
+        """The batch with some of its tokens left out, drawn anew at every call."""
+        ids_BT, lengths_B = drop_tokens(
+            batch["input_ids"], batch["lengths"], self.settings.token_dropout, self.separator
+        )
+        return batch | {"input_ids": ids_BT, "lengths": lengths_B}
 
     def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Validation loss (without smoothing), accuracy and macro-F1; call in eval mode without gradients."""
         nats, truth, predicted = 0.0, [], []
+        for logits_BC, labels_B in self.answers(model, device):
+            nats += float(cross_entropy(logits_BC, labels_B, reduction="sum"))
+            truth += [self.labels[place] for place in labels_B.tolist()]
+            predicted += [self.labels[place] for place in logits_BC.argmax(dim=1).tolist()]
+        found = classification_metrics(truth, predicted, self.labels)
+        return {"loss": nats / len(truth), "accuracy": found["accuracy"], "macro_f1": found["f1"]["macro"]}
+
+    def answers(self, model: nn.Module, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the model says of the validation texts, and what is true of them, batch by batch."""
         for numbers, batch in self.validation.one_pass():
             moved = {name: value.to(device) for name, value in batch.items()}
-            logits_BC = model(moved["input_ids"], moved["lengths"])[: len(numbers)]
-            labels_B = moved["labels"][: len(numbers)]
-            nats += float(cross_entropy(logits_BC, labels_B, reduction="sum"))
-            truth += labels_B.tolist()
-            predicted += logits_BC.argmax(dim=1).tolist()
-        found = classification_metrics(
-            [self.labels[place] for place in truth], [self.labels[place] for place in predicted], self.labels
-        )
-        return {"loss": nats / len(truth), "accuracy": found["accuracy"], "macro_f1": found["f1"]["macro"]}
+            yield model(moved["input_ids"], moved["lengths"])[: len(numbers)], moved["labels"][: len(numbers)]
 
 
 def known_labels(rows: pd.DataFrame, where: str) -> list[str]:
@@ -257,33 +315,49 @@ def known_labels(rows: pd.DataFrame, where: str) -> list[str]:
     return known
 
 
-def load_classifier(folder: Path | str, device: str = "cpu") -> "Classifier":
-    """Read a folder that `save_trained` wrote.
+def read_classifier(
+    folder: Path | str, kind: str, device: str = "cpu"
+) -> tuple[TextClassifier, Tokenizer, dict[str, Any]]:
+    """Network, tokenizer and "task" of the config of a folder that `save_trained` wrote.
 
     Raises:
-        HallmarkError: weights or tokenizer are not the ones that were saved, or it is no classifier.
+        HallmarkError: weights or tokenizer are not the ones that were saved, or the task is of another kind.
     """
-    weights, config, tokenizer = read_trained(folder, KIND)
+    weights, config, tokenizer = read_trained(folder, kind)
     task = config["task"]
-    model = TextClassifier(ModelConfig.from_dict(config["model"]), len(task["labels"]), task["pooling"])
+    separator = tokenizer.separator_id if task.get("pairs") else None
+    shape = ModelConfig.from_dict(config["model"])
+    model = TextClassifier(shape, len(task["labels"]), task["pooling"], separator=separator)
     load_weights(model, weights)
-    return Classifier(model.to(device).eval(), tokenizer, task)
+    return model.to(device).eval(), tokenizer, task
+
+
+def load_classifier(folder: Path | str, device: str = "cpu") -> "Classifier":
+    """Read a folder that `save_trained` wrote. Raises HallmarkError: see `read_classifier`."""
+    return Classifier(*read_classifier(folder, KIND, device))
 
 
 class Classifier(Trained):
-    """A trained classifier."""
+    """A trained classifier, of texts or of pairs of texts."""
 
     model: TextClassifier
 
+    @property
+    def reads_pairs(self) -> bool:
+        return self.model.separator is not None
+
     @torch.inference_mode()
-    def predict_probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """The probability of each of `labels` for each text, float32 (N, C)."""
+    def predict_probabilities(self, texts: Sequence[Text]) -> np.ndarray:
+        """The probability of each of `labels` for each text or pair, float32 (N, C)."""
         probabilities_NC = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
         ids, _ = encode_rows(texts, self.tokenizer, self.max_tokens)
         for some, logits_BC in self.logits(ids):
-            probabilities_NC[some] = logits_BC.softmax(dim=1)[: len(some)].cpu().numpy()
+            probabilities_NC[some] = self.probabilities(logits_BC)[: len(some)].cpu().numpy()
         return probabilities_NC
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The likeliest label of each text; the first of equals."""
+    def probabilities(self, logits_BC: Tensor) -> Tensor:
+        return logits_BC.softmax(dim=1)
+
+    def predict(self, texts: Sequence[Text]) -> list[Any]:
+        """The likeliest label of each text or pair; the first of equals."""
         return [self.labels[place] for place in self.predict_probabilities(texts).argmax(axis=1)]

@@ -15,7 +15,8 @@ from torch import Tensor
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import atomic_path
 from pipeline.model.weights import read_config
-from pipeline.tasks.classification import Classification, load_classifier
+from pipeline.tasks.classification import KIND, Classification, load_classifier
+from pipeline.tasks.rows import texts_of
 
 OUTPUTS = Path("models")
 
@@ -37,7 +38,7 @@ def take_teacher(task: Any, folder: str, device: str, scratch: Path) -> dict[str
             another teacher.
     """
     place = f"params.yaml: the task's teacher {folder}"
-    if not isinstance(task, Classification):
+    if not isinstance(task, Classification) or task.kind != KIND:
         raise HallmarkError("only a task of the kind classification can have a teacher", where=place, fix="null: none")
     if OUTPUTS.resolve() in Path(folder).resolve().parents:
         raise HallmarkError(
@@ -76,6 +77,12 @@ def _ask(folder: str, device: str, task: Classification, place: str) -> Tensor:
             where=place,
             fix="name a classifier of the same labels",
         )
+    if teacher.reads_pairs != (task.separator is not None):
+        raise HallmarkError(
+            f"the teacher reads {'pairs of' if teacher.reads_pairs else 'single'} texts, and the task does not",
+            where=place,
+            fix="name a classifier of the same texts",
+        )
     columns = [teacher.labels.index(label) for label in task.labels]
-    found = teacher.predict_probabilities(task.train_rows["text"].tolist())
+    found = teacher.predict_probabilities(texts_of(task.train_rows))
     return torch.from_numpy(found)[:, columns].contiguous()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.model.transformer import Transformer
 from pipeline.tasks.batches import Batch, LengthBuckets
 from pipeline.tasks.classification import Classification, load_classifier
+from pipeline.tasks.multi_label_classification import MultiLabelClassification, load_multi_label_classifier
 from pipeline.tasks.question_answering import QuestionAnswering, load_answerer
 from pipeline.tasks.token_classification import TokenClassification, load_token_labeller
 
@@ -63,6 +64,7 @@ class Kind:
 
 KINDS = {
     "classification": Kind(Classification, load_classifier),
+    "multi_label_classification": Kind(MultiLabelClassification, load_multi_label_classifier),
     "token_classification": Kind(TokenClassification, load_token_labeller),
     "question_answering": Kind(QuestionAnswering, load_answerer),
 }

@@ -40,23 +40,38 @@ def per_class_figures(hits_SC: np.ndarray, labels_SC: np.ndarray, predicted_SC: 
 
 
 def averaged_figures(hits_SC: np.ndarray, labels_SC: np.ndarray, predicted_SC: np.ndarray) -> Figures:
-    """Accuracy, and precision, recall and F1 averaged over the classes, float64 (S,).
+    """Accuracy of examples with one label each, and the figures of `average_classes`, float64 (S,)."""
+    return {
+        "accuracy": _quotient(hits_SC.sum(axis=-1), labels_SC.sum(axis=-1)),
+        **average_classes(hits_SC, labels_SC, predicted_SC),
+    }
+
+
+def average_classes(hits_SC: np.ndarray, labels_SC: np.ndarray, predicted_SC: np.ndarray) -> Figures:
+    """Precision, recall and F1 averaged over the classes, float64 (S,).
 
     macro: the mean over the classes. weighted: weighted by how often each occurs. micro: from the counts of all
-    classes together, which is the accuracy, as every example has one label.
+    classes together, which is the accuracy where every example has one label.
 
     Returns:
-        "accuracy", "macro_precision", "micro_precision", "weighted_precision", "macro_recall", ...
+        "macro_precision", "micro_precision", "weighted_precision", "macro_recall", ...
     """
-    total_S = labels_SC.sum(axis=-1)
-    accuracy_S = _quotient(hits_SC.sum(axis=-1), total_S)
-    figures = {"accuracy": accuracy_S}
-    weights_SC = _quotient(labels_SC, total_S[..., None])
+    figures: Figures = {}
+    weights_SC = _quotient(labels_SC, labels_SC.sum(axis=-1)[..., None])
+    together = per_class_figures(*(counts_SC.sum(axis=-1) for counts_SC in (hits_SC, labels_SC, predicted_SC)))
     for name, values_SC in per_class_figures(hits_SC, labels_SC, predicted_SC).items():
         figures[f"macro_{name}"] = values_SC.mean(axis=-1)
-        figures[f"micro_{name}"] = accuracy_S
+        figures[f"micro_{name}"] = together[name]
         figures[f"weighted_{name}"] = (values_SC * weights_SC).sum(axis=-1)
     return figures
+
+
+def describe_averages(averaged: Figures) -> dict[str, dict[str, float]]:
+    """One sample's figures of `average_classes` as {"precision": {"macro", "micro", "weighted"}, "recall", "f1"}."""
+    return {
+        name: {how: float(averaged[f"{how}_{name}"]) for how in ("macro", "micro", "weighted")}
+        for name in ("precision", "recall", "f1")
+    }
 
 
 def classification_metrics(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
@@ -80,10 +95,7 @@ def classification_metrics(labels: Sequence[str], predicted: Sequence[str], clas
     averaged, each = averaged_figures(*counts), per_class_figures(*counts)
     return {
         "accuracy": float(averaged["accuracy"]),
-        **{
-            name: {how: float(averaged[f"{how}_{name}"]) for how in ("macro", "micro", "weighted")}
-            for name in ("precision", "recall", "f1")
-        },
+        **describe_averages(averaged),
         "per_class": {
             label: {name: float(values[place]) for name, values in each.items()} | {"rows": int(counts[1][place])}
             for place, label in enumerate(classes)

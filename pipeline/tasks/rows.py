@@ -1,17 +1,31 @@
 """Labelled rows: reading them, and drawing the few that a task is trained on."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.common.errors import HallmarkError
+from pipeline.common.errors import HallmarkError, Problems
 from pipeline.common.tables import read_table
+
+PAIR = "pair"  # the column of a second text, where rows have one
+NO_LABEL = ""  # how the rows without any label are called where several are allowed
+Text = str | tuple[str, str]  # a text, or a text and a second one that belongs to it
 
 
 def read_rows(path: Path | str) -> pd.DataFrame:
-    """Read a task's table: id, text, label (or spans, as JSON), split (train | validation | test), group."""
+    """Read a task's table: id, text, perhaps pair, what is learned (label; labels or spans as JSON), split (train |
+    validation | test), group.
+    """
     return read_table(path)
+
+
+def texts_of(rows: pd.DataFrame) -> Sequence[Text]:
+    """What a model reads of each row: its text, or its two texts where rows have a second one."""
+    texts: list[str] = rows["text"].tolist()
+    return list(zip(texts, rows[PAIR].tolist(), strict=True)) if PAIR in rows else texts
 
 
 def of_split(rows: pd.DataFrame, split: str, where: str) -> pd.DataFrame:
@@ -48,3 +62,56 @@ def draw_labels(rows: pd.DataFrame, labels_per_class: int | None, seed: int) -> 
     counts = drawn["label"].value_counts()
     short = {str(label): int(count) for label, count in counts.items() if count < labels_per_class}
     return drawn, dict(sorted(short.items()))
+
+
+def labels_of_training(
+    rows: pd.DataFrame, labels: Sequence[Iterable[str]], where: str, *, learned: str, owner: str
+) -> list[str]:
+    """The labels that training knows, sorted, where a row may have any number of them.
+
+    Args:
+        labels: of each row.
+        learned, owner: what is learned from a row, and what has a label, for messages.
+
+    Raises:
+        HallmarkError: none, or validation or test rows have labels that no training row has.
+    """
+    by_split: dict[str, Counter[str]] = {}
+    for split, found in zip(rows["split"], labels, strict=True):
+        by_split.setdefault(split, Counter()).update(found)
+    known = sorted(by_split.get("train", {}))
+    problems = Problems(where)
+    if not known:
+        problems.add(f"no training row has a {learned}: there is nothing to learn")
+    for split, counts in sorted(by_split.items()):
+        for label in sorted(set(counts) - set(known)):
+            problems.add(f"{counts[label]} {owner}s of {split} have the label {label!r}, which no training {owner} has")
+    problems.raise_if_any(fix=f"give training {owner}s of every label that is tested")
+    return known
+
+
+def draw_by_labels(
+    rows: pd.DataFrame, labels: Sequence[set[str]], texts_per_label: int | None
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Keep the first `texts_per_label` rows that have a label, for each label, and as many without any (None: all).
+
+    More texts per label contain those of fewer, and what a label gets does not depend on the others.
+
+    Args:
+        rows: in drawn order.
+        labels: of each row.
+
+    Returns:
+        The rows that are kept; and for each label that has fewer than `texts_per_label`, how many it has.
+    """
+    if texts_per_label is None:
+        return rows, {}
+    taken: dict[str, int] = {}
+    keep = []
+    for found in labels:
+        names = found or {NO_LABEL}
+        keep.append(any(taken.get(name, 0) < texts_per_label for name in names))
+        for name in names:
+            taken[name] = taken.get(name, 0) + 1
+    short = {name: count for name, count in taken.items() if name != NO_LABEL and count < texts_per_label}
+    return rows[keep], dict(sorted(short.items()))

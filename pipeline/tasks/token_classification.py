@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.common.errors import HallmarkError, Problems
+from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Finetune, Task
 from pipeline.common.spans import Span, spans_from_json
 from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
-from pipeline.tasks.rows import in_drawn_order, of_split
+from pipeline.tasks.rows import draw_by_labels, in_drawn_order, labels_of_training, of_split
 from pipeline.tasks.span_metrics import count_spans, span_figures
 from pipeline.tasks.tagging import AlignedText, align, best_tags, is_inside_word, spans_of_tags, tag_tokens
 from pipeline.tasks.text_windows import Window, cut_windows
@@ -32,7 +32,6 @@ from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "token_classification"
 NO_TAG = -100  # of positions that do not count
-NO_SPAN = ""  # how the texts without a span are called where labels are drawn
 MOST_SPLIT_WORDS = 0.01  # share of the training spans that may begin or end inside a word where words stay whole
 
 
@@ -244,47 +243,19 @@ def is_causal(config: ModelConfig) -> bool:
 
 
 def known_span_labels(rows: pd.DataFrame, where: str) -> list[str]:
-    """The labels that training knows, sorted.
-
-    Raises:
-        HallmarkError: none, or validation or test rows have labels that no training row has.
-    """
-    by_split: dict[str, dict[str, int]] = {}
-    for split, content in zip(rows["split"], rows["spans"], strict=True):
-        counts = by_split.setdefault(split, {})
-        for span in spans_from_json(content):
-            counts[span.label] = counts.get(span.label, 0) + 1
-    known = sorted(by_split.get("train", {}))
-    problems = Problems(where)
-    if not known:
-        problems.add("no training row has a span: there is nothing to learn")
-    for split, counts in sorted(by_split.items()):
-        for label in sorted(set(counts) - set(known)):
-            problems.add(f"{counts[label]} spans of {split} have the label {label!r}, which no training span has")
-    problems.raise_if_any(fix="give training rows with spans of every label that is tested")
-    return known
+    """The labels that training knows, sorted. Raises HallmarkError: see `pipeline.tasks.rows.labels_of_training`."""
+    labels = [[span.label for span in spans_from_json(content)] for content in rows["spans"]]
+    return labels_of_training(rows, labels, where, learned="span", owner="span")
 
 
 def draw_texts(rows: pd.DataFrame, texts_per_label: int | None, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
     """Draw the first `texts_per_label` texts that have a label, for each label, and as many without any (None: all).
 
-    A larger draw contains a smaller one of the same seed, and what a label gets does not depend on the others.
-
-    Returns:
-        The drawn rows; and for each label that has fewer texts than `texts_per_label`, how many it has.
+    See `pipeline.tasks.rows.draw_by_labels`.
     """
     drawn = in_drawn_order(rows, seed)
-    if texts_per_label is None:
-        return drawn, {}
-    taken: dict[str, int] = {}
-    keep = []
-    for content in drawn["spans"]:
-        labels = {span.label for span in spans_from_json(content)} or {NO_SPAN}
-        keep.append(any(taken.get(label, 0) < texts_per_label for label in labels))
-        for label in labels:
-            taken[label] = taken.get(label, 0) + 1
-    short = {label: count for label, count in taken.items() if label != NO_SPAN and count < texts_per_label}
-    return drawn[keep], dict(sorted(short.items()))
+    labels = [{span.label for span in spans_from_json(content)} for content in drawn["spans"]]
+    return draw_by_labels(drawn, labels, texts_per_label)
 
 
 def words_stay_whole(rows: pd.DataFrame) -> bool:

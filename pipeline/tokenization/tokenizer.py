@@ -157,6 +157,11 @@ class Tokenizer:
         fix = "choose another objective in params.yaml, or a tokenizer learned here"
         return HallmarkError(f"this tokenizer has {what}", where=self._where, fix=fix)
 
+    @property
+    def separator_id(self) -> int:
+        """What stands between two texts: `sep`, without it what ends or begins a document."""
+        return next(place for place in (self.sep_id, self.eos_id, self.bos_id) if place is not None)
+
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """The ids of all tokens that stand for no text: those with a role, and others that the file calls special."""

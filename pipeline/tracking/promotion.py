@@ -11,20 +11,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock
 
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.files import read_json, sha256_json, write_json
+from pipeline.common.label_sets import labels_from_json, labels_to_json
 from pipeline.common.layout import clean_task, home
 from pipeline.common.params import Params, Promote, load_params
-from pipeline.common.tables import read_table
-from pipeline.evaluation.comparison import Comparison, Figures, compare, measure
+from pipeline.common.tables import read_table, records
+from pipeline.evaluation.comparison import Comparison, Figures, compare, compare_sets, measure, measure_sets
+from pipeline.serving.kinds import find_served
 from pipeline.tracking import mlflow_runs
 from pipeline.tracking.build import git_state
 from pipeline.tracking.mlflow_store import TRACKER_ERRORS, Store, open_store
@@ -41,7 +44,39 @@ from pipeline.tracking.registry import (
 EXPERIMENT = "promotions"
 ROLLED_BACK = "hallmark.rolled_back"
 
-Predict = Callable[[Store, Version, Sequence[str]], list[str]]
+Predict = Callable[[Store, Version, Sequence[Any]], list[str]]
+
+
+def _labels_of_sets(targets: Iterable[str]) -> list[str]:
+    return sorted({label for content in targets for label in labels_from_json(content)})
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How the versions of a kind of task are compared.
+
+    Attributes:
+        kind: of task.
+        target: the column of what is true.
+        classes: of all true and predicted values: every label that occurs, sorted.
+        measure: (truth, predicted, classes) to the figures of one version.
+        compare: two of them, see `pipeline.evaluation.comparison.compare`.
+    """
+
+    kind: str
+    target: str
+    classes: Callable[[Iterable[str]], list[str]]
+    measure: Callable[..., Figures]
+    compare: Callable[..., Comparison]
+
+
+COMPARED = {
+    found.kind: found
+    for found in (
+        Compared("classification", "label", lambda labels: sorted(set(labels)), measure, compare),
+        Compared("multi_label_classification", "labels", _labels_of_sets, measure_sets, compare_sets),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -106,15 +141,15 @@ def promote(task: str, *, store: Store | None = None, predict: Predict | None = 
     Args:
         task: of params.yaml, which also has the floors, the significance level and the margin.
         store: the registry; the one in use without it.
-        predict: asks a version for labels; without it the version's own packaged code answers.
+        predict: asks a version for labels, see `predict_version`; without it the version's own packaged code answers.
 
     Raises:
         HallmarkError: unknown task, no challenger, no test split, or a registry that is away.
     """
     params = _checked_params(task)
-    if (kind := params.tasks[task].kind) != "classification":
+    if (kind := params.tasks[task].kind) not in COMPARED:
         raise HallmarkError(
-            f"versions of kind {kind} cannot be compared yet, only classifiers",
+            f"versions of kind {kind} cannot be compared yet, only classifiers; {allowed(COMPARED)}",
             where=f"params.yaml: tasks.{task}.kind",
             fix=f"set the alias {CHAMPION} of {model_name(task)} by hand: hallmark ui",
         )
@@ -124,13 +159,13 @@ def promote(task: str, *, store: Store | None = None, predict: Predict | None = 
         if champion is not None and champion.number == challenger.number:
             reason = "the newest version is champion already"
             return Decision(task, "kept", "already champion", challenger.number, champion.number, (reason,))
-        test = _read_test(task)
-        labels, new = test["label"].tolist(), _predictions(store, challenger, test, predict or predict_version)
+        compared, test = COMPARED[kind], _read_test(task, COMPARED[kind])
+        labels, new = test["target"].tolist(), _predictions(store, challenger, test, predict or predict_version)
         if champion is None:
-            decision = _decide_first(task, params.promote, challenger, labels, new)
+            decision = _decide_first(task, params.promote, compared, challenger, labels, new)
         else:
             old = _predictions(store, champion, test, predict or predict_version)
-            decision = _decide(task, params, (challenger, champion), labels, new, old)
+            decision = _decide(task, params, compared, (challenger, champion), labels, new, old)
         if decision.action == "promoted":
             if champion is not None:
                 set_alias(store, champion, PREVIOUS)  # first, so that a crash loses no champion
@@ -194,18 +229,20 @@ def _versions(store: Store, task: str) -> tuple[Version, Version | None]:
     return challenger, get_version(store, name, CHAMPION)
 
 
-def _read_test(task: str) -> pd.DataFrame:
-    rows = read_table(clean_task(task), columns=["id", "text", "label", "split"])
+def _read_test(task: str, compared: Compared) -> pd.DataFrame:
+    """The test rows, with what a version is asked (`request`) and what is true (`target`)."""
+    rows = read_table(clean_task(task))
     test = rows[rows["split"] == "test"].reset_index(drop=True)
     if test.empty:
         raise HallmarkError("there are no test rows to compare on", where=str(clean_task(task)), fix="dvc repro")
-    return test
+    served = find_served(compared.kind, "pair" in test)
+    return test.assign(request=[served.request(row) for row in records(test)], target=test[compared.target])
 
 
 def _decide_first(
-    task: str, rules: Promote, challenger: Version, labels: Sequence[str], new: Sequence[str]
+    task: str, rules: Promote, compared: Compared, challenger: Version, labels: Sequence[str], new: Sequence[str]
 ) -> Decision:
-    figures = measure(labels, new, sorted({*labels, *new}))
+    figures = compared.measure(labels, new, compared.classes([*labels, *new]))
     missed = floors_missed(figures, rules)
     reasons = missed or ["there is no champion yet, and the floors are reached"]
     action = "kept" if missed else "promoted"
@@ -215,14 +252,17 @@ def _decide_first(
 def _decide(
     task: str,
     params: Params,
+    compared: Compared,
     versions: tuple[Version, Version],
     labels: Sequence[str],
     new: Sequence[str],
     old: Sequence[str],
 ) -> Decision:
     challenger, champion = versions
-    rules, classes = params.promote, sorted({*labels, *new, *old})
-    found = compare(labels, old, new, classes=classes, alpha=rules.alpha, margin=rules.margin, seed=params.seed)
+    rules, classes = params.promote, compared.classes([*labels, *new, *old])
+    found = compared.compare(
+        labels, old, new, classes=classes, alpha=rules.alpha, margin=rules.margin, seed=params.seed
+    )
     objections = _objections(found, rules, challenger)
     reasons = objections or [f"the challenger is {found.verdict}"]
     action = "kept" if objections else "promoted"
@@ -249,8 +289,8 @@ def floors_missed(figures: Figures, rules: Promote) -> list[str]:
 
 
 def _digest(test: pd.DataFrame) -> str:
-    """The identity of a test set: its texts and labels, in their order."""
-    return sha256_json([test["id"].astype(str).tolist(), test["text"].tolist(), test["label"].tolist()])
+    """The identity of a test set: what is asked and what is true, in their order."""
+    return sha256_json([test["id"].astype(str).tolist(), test["request"].tolist(), test["target"].tolist()])
 
 
 def _predictions(store: Store, version: Version, test: pd.DataFrame, predict: Predict) -> list[str]:
@@ -258,7 +298,7 @@ def _predictions(store: Store, version: Version, test: pd.DataFrame, predict: Pr
     known = home() / "promotions" / f"{sha256_json([version.package_hash, _digest(test)])}.json"
     if version.package_hash and known.exists():
         return read_json(known)["predicted"]
-    predicted = predict(store, version, test["text"].tolist())
+    predicted = predict(store, version, test["request"].tolist())
     if len(predicted) != len(test):
         raise HallmarkError(f"{len(predicted)} answers to {len(test)} texts", where=version.uri)
     if version.package_hash:
@@ -272,14 +312,17 @@ import mlflow
 model = mlflow.pyfunc.load_model(sys.argv[1])
 with open(sys.argv[2]) as file:
     answers = model.predict(json.load(file))
-labels = [answer["label"] if isinstance(answer, dict) else answer.label for answer in answers]
+answers = [answer if isinstance(answer, dict) else answer.model_dump() for answer in answers]
 with open(sys.argv[3], "w") as file:
-    json.dump(labels, file)
+    json.dump(answers, file)
 """
 
 
-def predict_version(store: Store, version: Version, texts: Sequence[str]) -> list[str]:
+def predict_version(store: Store, version: Version, requests: Sequence[Any]) -> list[str]:
     """Ask a registered version, in a fresh process: it answers with the code that it was packaged with.
+
+    Returns:
+        The label of each request; the labels as JSON, where there may be any number of them.
 
     Raises:
         HallmarkError: the version cannot be loaded or does not answer; with the process's last lines.
@@ -291,13 +334,17 @@ def predict_version(store: Store, version: Version, texts: Sequence[str]) -> lis
     }
     with tempfile.TemporaryDirectory(prefix="hallmark-") as folder:
         asked, answered = Path(folder) / "texts.json", Path(folder) / "labels.json"
-        write_json(asked, list(texts))
+        write_json(asked, list(requests))
         command = [sys.executable, "-c", ASK, version.uri, str(asked), str(answered)]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             last = "\n".join(done.stderr.strip().splitlines()[-3:])
             raise HallmarkError(f"this version does not answer\n{last}", where=version.uri, fix="hallmark doctor")
-        return read_json(answered)
+        return [_said(answer) for answer in read_json(answered)]
+
+
+def _said(answer: Mapping[str, Any]) -> str:
+    return answer["label"] if "label" in answer else labels_to_json(answer["labels"])
 
 
 def _facts(challenger: Version, champion: Version | None, test: pd.DataFrame | None) -> dict[str, str]:

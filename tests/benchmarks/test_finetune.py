@@ -10,7 +10,7 @@ from benchmarks.__main__ import main
 from benchmarks.arms import finetuning
 from benchmarks.finetune import format_result
 from benchmarks.synthetic import make_tokenizer
-from pipeline.tasks.classification import encode_rows
+from pipeline.tasks.encoding import encode_rows
 from tests.benchmarks.arms import rounds_of
 
 TOY: dict[str, Any] = {

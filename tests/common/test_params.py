@@ -163,3 +163,17 @@ def test_bytes_that_are_no_text_are_no_traceback(tmp_path: Path) -> None:
 def test_every_setting_has_its_meaning() -> None:
     for section in (Params().source, Params().model, Params().pretrain, Finetune(), Params().promote):
         assert all(field.description for field in type(section).model_fields.values())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"kind": "token_classification", "pair_column": "second"},
+        {"kind": "token_classification", "class_weights": "balanced"},
+        {"kind": "question_answering", "class_weights": "balanced"},
+    ],
+)
+def test_what_a_kind_would_not_heed_is_refused(setting: dict[str, str]) -> None:
+    message = rf"tasks\.library: {list(setting)[1]}: kind {setting['kind']} .*; allowed: n"
+    with pytest.raises(HallmarkError, match=message):
+        check_params({"tasks": {"library": setting}}, "params.yaml")

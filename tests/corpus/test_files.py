@@ -89,6 +89,17 @@ def test_a_second_text_is_a_column_of_its_own(own: Path) -> None:
     assert rows["split"].nunique() == 1  # one text, one side
 
 
+def test_a_document_that_is_a_held_out_second_text_is_left_out(own: Path) -> None:
+    lines = ["text,pair,label,split", "a,One document.,yes,test", "b,# Two,no,train", "c,x,no,validation"]
+    (own / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+    (own / "one.txt").write_text("One document.", encoding="utf-8")
+    (own / "two.md").write_text("# Two", encoding="utf-8")
+    corpus = read(own, {"path": "pairs.csv", "pair_column": "pair", "split_column": "split"})
+    assert corpus.facts["documents_held_out_by_tasks"] == 1
+    assert set(corpus.documents["text"]) >= {"# Two"}
+    assert "One document." not in set(corpus.documents["text"])
+
+
 def test_columns_are_mapped_and_splits_and_ids_are_taken(own: Path) -> None:
     rows = "key,body,class,part\n7,eins,1,train\n8,zwei,0,validation\n9,drei,1,test\n"
     (own / "labels.csv").write_text(rows, encoding="utf-8")

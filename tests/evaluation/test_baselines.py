@@ -7,7 +7,14 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
-from pipeline.evaluation.baselines import WORD, learn_features, majority_label, predict_tfidf
+from pipeline.evaluation.baselines import (
+    WORD,
+    learn_features,
+    majority_label,
+    majority_of_each,
+    predict_tfidf,
+    predict_tfidf_of_each,
+)
 
 
 def test_the_majority_is_the_most_frequent_of_the_drawn_labels() -> None:
@@ -59,3 +66,27 @@ def test_features_are_words_that_two_texts_share() -> None:
     vectorizer, features = learn_features(["common rare", "common other"])
     assert vectorizer.get_feature_names_out().tolist() == ["common"]
     assert np.allclose(features.toarray(), 1.0)
+
+
+def test_both_texts_of_a_pair_are_seen_and_told_apart() -> None:
+    pairs = [("red apple", "sharp saw"), ("sharp saw", "red apple")] * 4
+    labels = ["fruit first", "tool first"] * 4
+    assert predict_tfidf(pairs, labels, pairs[:2]) == labels[:2]
+    seconds = [("same", second) for second in ("red apple", "sharp saw")] * 4
+    assert predict_tfidf(seconds, ["fruit", "tool"] * 4, seconds[:2]) == ["fruit", "tool"]
+
+
+def test_each_label_is_learned_against_the_texts_without_it() -> None:
+    learned = np.array(
+        [[label == "fruit", "red" in text, True, False] for text, label in zip(TEXTS, LABELS, strict=True)]
+    )
+    found = predict_tfidf_of_each(TEXTS, learned, ["apple", "the sharp saw"])
+    assert found[:, 0].tolist() == [True, False]
+    assert found[:, 2].all()
+    assert not found[:, 3].any()
+    alone = predict_tfidf(TEXTS, [str(has) for has in learned[:, 1]], ["apple", "the sharp saw"])
+    assert [str(has) for has in found[:, 1]] == alone
+
+
+def test_the_majority_of_each_label_is_more_than_half() -> None:
+    assert majority_of_each(np.array([[1, 1, 0], [1, 0, 0]], dtype=bool)).tolist() == [True, False, False]

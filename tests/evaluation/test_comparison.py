@@ -8,7 +8,17 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from pipeline.common.errors import HallmarkError
-from pipeline.evaluation.comparison import Difference, compare, decide, macro_f1_pairs, mcnemar_p_value, measure
+from pipeline.common.label_sets import labels_to_json
+from pipeline.evaluation.comparison import (
+    Difference,
+    compare,
+    compare_sets,
+    decide,
+    macro_f1_pairs,
+    mcnemar_p_value,
+    measure,
+    measure_sets,
+)
 
 CLASSES = ["ant", "bee", "cat"]
 
@@ -128,3 +138,32 @@ def test_impossible_inputs_are_refused() -> None:
         compare(["ant"], ["dog"], ["ant"], classes=CLASSES, alpha=0.05, margin=0.01)
     with pytest.raises(HallmarkError, match="cannot be compared"):
         compare(["ant"], ["ant", "bee"], ["ant"], classes=CLASSES, alpha=0.05, margin=0.01)
+
+
+def as_sets(column: list[str]) -> list[str]:
+    return [labels_to_json([label]) for label in column]
+
+
+def test_one_label_for_each_text_is_compared_as_classes_are() -> None:
+    columns = draw(seed=3, examples=300, champion_right=0.6, challenger_right=0.75)
+    one = compare(*columns, classes=CLASSES, alpha=0.05, margin=0.01)
+    sets = compare_sets(*map(as_sets, columns), classes=CLASSES, alpha=0.05, margin=0.01)
+    assert sets.champion.accuracy == one.champion.accuracy
+    for name in ("examples", "only_champion_right", "only_challenger_right", "accuracy_p_value", "verdict"):
+        assert getattr(sets, name) == getattr(one, name), name
+    assert sets.accuracy_difference == pytest.approx(one.accuracy_difference)
+    assert sets.challenger.macro_f1 == pytest.approx(one.challenger.macro_f1)
+    difference = sets.macro_f1_difference
+    assert difference.value == pytest.approx(one.macro_f1_difference.value)
+    assert difference.low == pytest.approx(one.macro_f1_difference.low, abs=0.01)
+    assert difference.high == pytest.approx(one.macro_f1_difference.high, abs=0.01)
+    alone = measure_sets(as_sets(columns[0]), as_sets(columns[1]), CLASSES)
+    assert alone.macro_f1 == pytest.approx(one.champion.macro_f1)
+
+
+def test_of_label_sets_only_whole_ones_are_right() -> None:
+    truth, part, all_ = ['["ant", "bee"]', "[]"], ['["ant"]', '["cat"]'], ['["ant", "bee"]', "[]"]
+    found = compare_sets(truth, part, all_, classes=CLASSES, alpha=0.05, margin=0.01, samples=50)
+    assert (found.champion.accuracy, found.challenger.accuracy) == (0.0, 1.0)
+    assert found.champion.macro_f1 == pytest.approx(1 / 3)
+    assert found.only_challenger_right == 2

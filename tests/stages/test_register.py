@@ -83,6 +83,18 @@ def test_a_model_that_predicts_otherwise_is_refused() -> None:
         difference("classification", rows, answers)
 
 
+def test_other_labels_than_those_of_evaluate_are_refused() -> None:
+    rows = [{"predicted": '["a"]', "p_a": 0.9, "p_b": 0.1}, {"predicted": "[]", "p_a": 0.2, "p_b": 0.3}]
+    answers: list[dict[str, Any]] = [
+        {"labels": ["a"], "probabilities": {"a": 0.9, "b": 0.1}},
+        {"labels": [], "probabilities": {"a": 0.2, "b": 0.3}},
+    ]
+    assert difference("multi_label_classification", rows, answers) == 0
+    answers[1] = {"labels": ["b"], "probabilities": {"a": 0.2, "b": 0.5}}
+    with pytest.raises(HallmarkError, match=r"1 of 2 answers differ, probabilities by up to 2\.0e-01; first: y"):
+        difference("multi_label_classification", rows, answers)
+
+
 def test_other_spans_than_those_of_evaluate_are_refused() -> None:
     spans = '[{"start": 0, "end": 4, "label": "a"}]'
     rows = [{"predicted": spans, "scores": [0.5]}, {"predicted": "[]", "scores": []}]

@@ -24,10 +24,10 @@ from pipeline.tasks.classification import (
     TextClassifier,
     classification_loss,
     drop_tokens,
-    encode_rows,
     load_classifier,
     pool,
 )
+from pipeline.tasks.encoding import encode_rows
 from pipeline.tasks.kinds import KINDS
 from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
@@ -139,7 +139,13 @@ def test_the_task_counts_what_it_drew(rows: pd.DataFrame, tokenizer: Tokenizer) 
     assert task.facts["validation_texts"] == FINETUNE.validation_texts
     assert task.facts["train_texts_cut"] > 0
     assert make_task(rows, tokenizer, labels_per_class=2).facts["train_texts"] == 6
-    assert task.config == {"kind": "classification", "labels": sorted(WORDS), "pooling": "mean", "max_tokens": 40}
+    assert task.config == {
+        "kind": "classification",
+        "labels": sorted(WORDS),
+        "pooling": "mean",
+        "max_tokens": 40,
+        "pairs": False,
+    }
     assert KINDS[task.config["kind"]].prepare is Classification
 
 

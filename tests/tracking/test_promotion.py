@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import write_json
+from pipeline.common.label_sets import labels_to_json
 from pipeline.common.layout import clean_task
 from pipeline.common.params import Params, render
 from pipeline.common.tables import write_table
@@ -216,6 +218,36 @@ def test_a_registered_version_answers_as_its_classifier_does(store: Store, tmp_p
     version, _ = register_package(store, "library", package.folder, tmp_path / "saved", {})
     texts = ["ants and ants", "bees", "x" * 40, "many ants"]
     assert predict_version(store, version, texts) == load_classifier(package.folder).predict(texts)
+
+
+def test_pairs_and_any_number_of_labels_are_compared_by_whole_label_sets(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = Params().model_dump(by_alias=True)
+    values["tasks"]["library"] |= {"kind": "multi_label_classification", "pair_column": "second"}
+    Path("params.yaml").write_text(render(Params.model_validate(values)))
+    truth = [["ant", "bee"], ["ant"], [], ["bee"]] * 40
+    table = pd.DataFrame(
+        {"id": [f"t{n}" for n in range(160)], "text": "x", "pair": [f"second {n}" for n in range(160)]}
+    )
+    table = table.assign(labels=[labels_to_json(labels) for labels in truth], split="test", group="g")
+    write_table(clean_task("library"), table)
+    models, asked = Models(store, tmp_path / "models"), []
+
+    def predict(_store: Store, version: Version, requests: Sequence[Any]) -> list[str]:
+        asked.append(requests[3])
+        right = truth if version.number == 2 else [labels[:1] for labels in truth]
+        return [labels_to_json(labels) for labels in right]
+
+    models.register(0.1)
+    first = promote("library", store=store, predict=predict)
+    assert first.action == "promoted"
+    assert first.figures is not None
+    assert first.figures.accuracy == 0.75
+    models.register(0.2)
+    decision = promote("library", store=store, predict=predict)
+    assert (decision.action, decision.verdict) == ("promoted", "better")
+    assert asked == [{"text": "x", "pair": "second 3"}] * 2
 
 
 def test_a_version_that_does_not_answer_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

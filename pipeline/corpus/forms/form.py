@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.params import Task, Validate
-from pipeline.corpus.checks import Check
+from pipeline.corpus.checks import INFO, WARNING, Check, distinct_at_least, none_has
 from pipeline.corpus.readers import Row, Unreadable
+from pipeline.corpus.splitting import TEST, TRAIN
 
 PAIR = "pair"  # the column of a second text, where rows have one
 
@@ -79,3 +80,39 @@ def counts_by_split(labels: "pd.Series[str]", table: pd.DataFrame) -> dict[str, 
 def is_unique(table: pd.DataFrame) -> "pd.Series[bool]":
     """Which rows are no copies that will be set aside."""
     return table["duplicate_of"].isna() & table["copy_of_held_out"].isna()
+
+
+def compare_splits(table: pd.DataFrame, labels: "pd.Series[str]") -> pd.DataFrame:
+    """Where a row may have several labels: which of them training knows, and which are tested.
+
+    Args:
+        labels: every label, one after another, each with the index of its row.
+
+    Returns:
+        The table with `training_label` (the first one of a training row), `unknown_label` (the first one of a row that
+        training has not) and `untested_label` (of a training row: the first one that the test split has not); missing
+        elsewhere.
+    """
+    unique = is_unique(table).loc[labels.index]
+    split, first = table["split"].loc[labels.index], ~labels.index.duplicated()
+    training, test = (set(labels[(split == name) & unique]) for name in (TRAIN, TEST))
+    unknown, untested = labels[~labels.isin(training)], labels[~labels.isin(test) & (split == TRAIN)]
+    return table.assign(
+        training_label=labels[first & (split == TRAIN)].reindex(table.index),
+        unknown_label=unknown[~unknown.index.duplicated()].reindex(table.index),
+        untested_label=untested[~untested.index.duplicated()].reindex(table.index),
+    )
+
+
+def check_labels(something_to_learn: str, thing: str = "label") -> list[Check]:
+    """The checks of what `compare_splits` adds.
+
+    Args:
+        something_to_learn: the sentence that is true where training has a label.
+        thing: what has labels, in the check's name.
+    """
+    return [
+        distinct_at_least(f"{thing}s_to_learn", something_to_learn, "training_label", 1),
+        none_has("label_known", "every label is in the training split, too", "unknown_label", WARNING),
+        none_has("label_tested", "every label of the training split is in the test split, too", "untested_label", INFO),
+    ]

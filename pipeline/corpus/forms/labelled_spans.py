@@ -10,11 +10,10 @@ import pandas as pd
 
 from pipeline.common.params import Task, Validate
 from pipeline.common.spans import Span, spans_from_json, spans_to_json
-from pipeline.corpus.checks import INFO, WARNING, Check, distinct_at_least, none_has
+from pipeline.corpus.checks import Check
 from pipeline.corpus.conll import CONLL_FORMATS, read_sentences
-from pipeline.corpus.forms.form import Faults, Form, as_name, counts_by_split, is_unique
+from pipeline.corpus.forms.form import Faults, Form, as_name, check_labels, compare_splits, counts_by_split
 from pipeline.corpus.readers import Row, Unreadable
-from pipeline.corpus.splitting import TEST, TRAIN
 
 FAULTS = {
     "span_outside": "every span lies in its text and has a character",
@@ -56,32 +55,8 @@ def find_faults(table: pd.DataFrame) -> Faults:
 
 
 def check(settings: Validate, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Check]]:
-    return count_span_labels(table), [
-        distinct_at_least("spans_to_learn", "a text of the training split has a span", "training_spans", 1),
-        none_has("label_known", "every label of a span is in the training split, too", "unknown_label", WARNING),
-        none_has(
-            "label_tested",
-            "every label of the training split is in the test split, too",
-            "untested_label",
-            INFO,
-        ),
-    ]
-
-
-def count_span_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """Add `training_spans` (of a training row with spans), `unknown_label` (the first label of a row that training has
-    not) and `untested_label` (of a training row: the first that the test split has not); missing elsewhere.
-    """
-    labels = span_labels(table["spans"])
-    unique = is_unique(table).loc[labels.index]
-    split, first = table["split"].loc[labels.index], ~labels.index.duplicated()
-    training, test = (set(labels[(split == name) & unique]) for name in (TRAIN, TEST))
-    unknown, untested = labels[~labels.isin(training)], labels[~labels.isin(test) & (split == TRAIN)]
-    return table.assign(
-        training_spans=labels[first & (split == TRAIN)].reindex(table.index),
-        unknown_label=unknown[~unknown.index.duplicated()].reindex(table.index),
-        untested_label=untested[~untested.index.duplicated()].reindex(table.index),
-    )
+    something = "a text of the training split has a span"
+    return compare_splits(table, span_labels(table["spans"])), check_labels(something, "span")
 
 
 def span_labels(column: "pd.Series[str]") -> "pd.Series[str]":

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.params import Task
-from pipeline.evaluation.report.findings import SCRATCH, WORST, KindPage, Words, confusions, shorten
+from pipeline.evaluation.report.findings import SCRATCH, WORST, KindPage, Words, confusions, shown_texts
 from pipeline.tasks.rows import draw_labels
 
 SPLITS = ("train", "validation", "test")
@@ -29,14 +29,14 @@ def worst_mistakes(predictions: pd.DataFrame, rows: pd.DataFrame) -> list[dict[s
     sure = predictions.filter(regex="^p_").max(axis=1)
     wrong = predictions.assign(sure=sure)[predictions["label"] != predictions["predicted"]]
     worst = wrong.sort_values(["sure", "id"], ascending=[False, True]).head(WORST)
-    texts = rows.set_index("id")["text"]
+    texts = shown_texts(rows)
     return [
         {
             "id": row["id"],
             "label": row["label"],
             "predicted": row["predicted"],
             "certainty": f"with probability {row['sure']:.3f}",
-            "text": shorten(texts[row["id"]]),
+            "text": texts[row["id"]],
         }
         for row in worst.to_dict("records")
     ]

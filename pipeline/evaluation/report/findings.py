@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.common.params import Task
 from pipeline.evaluation.report.charts import Bar
+from pipeline.tasks.rows import PAIR
 
 MODEL = "pretrained, fine-tuned"
 SCRATCH = "same network, random weights"
@@ -155,6 +156,13 @@ def confusions(predictions: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
     ]
     top = sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:CONFUSIONS]
     return {"classes": classes, "table": table, "pairs": top}
+
+
+def shown_texts(rows: pd.DataFrame) -> "pd.Series[str]":
+    """What the page shows of each row, by its id: its text, or its two texts."""
+    table = rows.set_index("id")
+    texts = table["text"].map(shorten)
+    return texts + "\n\n" + table[PAIR].map(shorten) if PAIR in table else texts
 
 
 def shorten(text: str) -> str:
