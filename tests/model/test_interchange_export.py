@@ -20,6 +20,7 @@ from pipeline.model.interchange.importing import import_model
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import named_weights, save_checkpoint_folder
 from pipeline.tasks.classification import TextClassifier, load_classifier
+from pipeline.tasks.kinds import KINDS
 from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_tokenizer
@@ -53,13 +54,15 @@ def shake(model: torch.nn.Module) -> None:
         parameter.data += 0.15 * torch.randn_like(parameter)
 
 
-def make_classifier(folder: Path, preset: str, pooling: str, **parts: Any) -> None:
+def make_classifier(
+    folder: Path, preset: str, pooling: str, kind: str = "classification", pairs: bool = False, **parts: Any
+) -> None:
     tokenizer = tokenizer_of(preset)
     shape = {"preset": preset, "depth": 2, "hidden_size": 32, "num_heads": 4, "context_length": 40}
     config, _ = derive_config(Model.model_validate(shape | parts), tokenizer.vocab_size)
     model = TextClassifier(config, len(LABELS), pooling)
     shake(model)
-    task = {"kind": "classification", "labels": LABELS, "pooling": pooling, "max_tokens": MAX_TOKENS}
+    task = {"kind": kind, "labels": LABELS, "pooling": pooling, "max_tokens": MAX_TOKENS, "pairs": pairs}
     save_trained(folder, model, task, "float32", tokenizer)
 
 
@@ -82,6 +85,42 @@ def test_a_classifier_says_there_what_it_says_here(preset: str, pooling: str, tm
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("preset", "pooling", "kind"),
+    [
+        ("bert", "first", "classification"),
+        ("qwen3", "last", "multi_label_classification"),
+        ("roberta", "mean", "multi_label_classification"),
+    ],
+)
+def test_pairs_and_any_number_of_labels_are_read_and_answered_there_as_here(
+    preset: str, pooling: str, kind: str, tmp_path: Path
+) -> None:
+    make_classifier(tmp_path / "ours", preset, pooling, kind, pairs=True)
+    export_model(tmp_path / "ours", tmp_path / "exported")
+    asked = [(text, TEXTS[place - 1]) for place, text in enumerate(TEXTS)]
+    expected = KINDS[kind].load(tmp_path / "ours", "cpu").predict_probabilities(asked)
+    if pooling == "mean":
+        found = readme_probabilities(tmp_path / "exported", asked)
+    else:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported").eval()
+        assert model.config.problem_type.startswith("multi" if "multi" in kind else "single")
+        firsts, seconds = map(list, zip(*asked, strict=True))
+        batch = auto_tokenizer(tmp_path / "exported")(
+            firsts, seconds, padding=True, truncation=True, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            logits = model(**batch).logits
+        found = (logits.sigmoid() if "multi" in kind else logits.softmax(-1)).numpy()
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+def test_a_kind_without_a_stock_form_says_so(tmp_path: Path) -> None:
+    make_classifier(tmp_path / "ours", "bert", "first", "token_classification")
+    with pytest.raises(HallmarkError, match="a model of kind token_classification has no stock form here; allowed: cl"):
+        export_model(tmp_path / "ours", tmp_path / "exported")
+
+
 def stock_probabilities(folder: Path) -> np.ndarray:
     """All texts in one padded batch, by what `transformers` finds in the folder."""
     model, report = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
@@ -93,7 +132,7 @@ def stock_probabilities(folder: Path) -> np.ndarray:
         return model.eval()(**batch).logits.softmax(-1).numpy()
 
 
-def readme_probabilities(folder: Path) -> np.ndarray:
+def readme_probabilities(folder: Path, texts: Any = TEXTS) -> np.ndarray:
     """By the lines that README.md gives."""
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     assert code
@@ -102,7 +141,7 @@ def readme_probabilities(folder: Path) -> np.ndarray:
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         exec(code[1], names)
     assert printed.getvalue().split()[0] in LABELS
-    return names["probabilities"](TEXTS).numpy()
+    return names["probabilities"](texts).numpy()
 
 
 def test_a_classifier_without_a_stock_class_says_what_to_change(tmp_path: Path) -> None:

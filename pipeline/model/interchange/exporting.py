@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.common.errors import HallmarkError
+from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.files import read_json, sha256_file, sync_file, sync_folder
 from pipeline.model.config import ModelConfig
 from pipeline.model.generation.settings import end_ids
@@ -34,7 +34,7 @@ LINEAR = 2.0**-14  # so near zero tanh(x) is x to float32's last digits, and a p
 USE_OF_HEAD = """\
 # A classifier in two parts
 
-The stock body `{body}` and a linear head on {pooled}. These lines label texts:
+The stock body `{body}` and a linear head on {pooled}. These lines label {texts}:
 
 ```python
 import json
@@ -56,9 +56,9 @@ def probabilities(texts):
     with torch.inference_mode():
         states = body(**batch).last_hidden_state
         vectors = {vectors}
-        return (vectors @ head["weight"].T{bias}).softmax(-1)
+        return (vectors @ head["weight"].T{bias}).{activation}
 
-for row in probabilities(["a text", "another, longer text"]):
+for row in probabilities([{examples}]):
     print(labels[str(int(row.argmax()))], row.tolist())
 ```
 """
@@ -67,6 +67,14 @@ POOLED = {
     "first": ("the first token's vector", "states[:, 0]"),
     "last": ("the last token's vector", "states[torch.arange(len(states)), mask.sum(1) - 1]"),
 }
+
+
+CLASSIFIERS = {  # kind of task -> its name in transformers, and how logits become probabilities
+    "classification": ("single_label_classification", "softmax(-1)"),
+    "multi_label_classification": ("multi_label_classification", "sigmoid()"),
+}
+TEXTS = ("texts", '"a text", "another, longer text"')
+PAIRS = ("pairs of texts", '("a text", "its second text"), ("another, longer text", "one more")')
 
 
 @dataclass
@@ -154,6 +162,12 @@ def _classifier(
     tokenizer: Tokenizer,
     content: bytes,
 ) -> Export:
+    if task["kind"] not in CLASSIFIERS:
+        raise HallmarkError(
+            f"a model of kind {task['kind']} has no stock form here; {allowed(CLASSIFIERS)}",
+            fix="use the packaged model, models/register/TASK",
+        )
+    problem_type, activation = CLASSIFIERS[task["kind"]]
     model_type = find_architecture(config, body_only=True)
     architecture, pooling = ARCHITECTURES[model_type], task["pooling"]
     body = {name.removeprefix("body."): value for name, value in weights.items() if name.startswith("body.")}
@@ -165,7 +179,7 @@ def _classifier(
     settings = _settings(model_type, config, tokenizer, model_class) | {
         "id2label": names,
         "label2id": {label: int(place) for place, label in names.items()},
-        "problem_type": "single_label_classification",
+        "problem_type": problem_type,
     }
     files = tokenizer_files(tokenizer, content, config, max_tokens=task["max_tokens"], classifier=True)
     notes = []
@@ -182,7 +196,16 @@ def _classifier(
         published = {name.removeprefix(architecture.prefix): value for name, value in published.items()}
         pooled, vectors = POOLED[pooling]
         bias = ' + head["bias"]' if "bias" in head else ""
-        text = USE_OF_HEAD.format(body=model_class, pooled=pooled, vectors=vectors, bias=bias)
+        read, examples = PAIRS if task.get("pairs") else TEXTS
+        text = USE_OF_HEAD.format(
+            body=model_class,
+            pooled=pooled,
+            vectors=vectors,
+            bias=bias,
+            activation=activation,
+            texts=read,
+            examples=examples,
+        )
         files |= {HEAD_FILE: _save(head), README: text.encode()}
         notes.append(f"no stock class of {model_type} classifies by {pooled}; {HEAD_FILE} and {README} do")
         if needed is not None and architecture.classifier is not None:

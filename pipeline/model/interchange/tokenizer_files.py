@@ -11,7 +11,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.tokenization.tokenizer import Tokenizer
 
 TEMPLATES = {  # what stands around a text, as the models here were trained; the second is for pairs of texts
-    "classifier": ("bos $A", None),
+    "classifier": ("bos $A", "bos $A sep $B:1"),
     "decoder": ("bos $A", None),
     "encoder": ("bos $A", None),
     "encoder with pairs": ("bos $A sep", "bos $A sep $B:1 sep:1"),
@@ -39,7 +39,7 @@ def tokenizer_files(
         "pad": tokenizer.pad_id,
         "bos": tokenizer.bos_id,
         "eos": tokenizer.eos_id,
-        "sep": tokenizer.sep_id,
+        "sep": tokenizer.separator_id if classifier else tokenizer.sep_id,
         "mask": tokenizer.mask_id,
         "unk": tokenizer.unk_id,
     }
