@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 from prefect.events.schemas.events import Event, Resource
 from prefect.flows import Flow
 from prefect.states import Cancelling, Running
@@ -87,9 +87,12 @@ class Site:
         return self.state(run_id)
 
     def tasks(self, run_id: UUID) -> dict[str, str]:
-        """The name of each task's last state."""
-        found = self.client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
-        return {task.name: task.state_name or "" for task in found}
+        """The name of each task's last state, once the server knows it: it hears of tasks later than of their run."""
+        until(lambda: all(task.state and task.state.is_final() for task in self._task_runs(run_id)), 20)
+        return {task.name: task.state_name or "" for task in self._task_runs(run_id)}
+
+    def _task_runs(self, run_id: UUID) -> list[TaskRun]:
+        return self.client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
 
     def change(self) -> None:
         """Make `train`, and `report` after it, stale; `train` waits until it is told to stop."""
@@ -172,6 +175,7 @@ def test_a_scheduled_run_starts_by_itself_and_completes(site: Site, worker: subp
         until(lambda: len(scheduled_and_completed(site)) >= 2, 90)
     finally:
         switch_nightly(site.client, on=False)
+    until(lambda: all(run.state and run.state.is_final() for run in scheduled(site)), 60)  # also one just taken up
     until(lambda: site.nothing_is_left(worker), 30)
     first, second = scheduled_and_completed(site)[:2]
     assert site.tasks(first.id) == dict.fromkeys(["prepare", "train", "count", "report"], "Completed")
@@ -184,9 +188,13 @@ def test_a_scheduled_run_starts_by_itself_and_completes(site: Site, worker: subp
     assert "| train | f1 | 0.500 [0.400, 0.600] |" in page
 
 
+def scheduled(site: Site) -> list[FlowRun]:
+    return [run for run in site.client.read_flow_runs() if run.auto_scheduled]
+
+
 def scheduled_and_completed(site: Site) -> list[FlowRun]:
-    runs = [run for run in site.client.read_flow_runs() if run.state and run.state.is_completed()]
-    return sorted((run for run in runs if run.auto_scheduled), key=lambda run: run.start_time or run.created)
+    runs = [run for run in scheduled(site) if run.state and run.state.is_completed()]
+    return sorted(runs, key=lambda run: run.start_time or run.created)
 
 
 def artifact(site: Site, key: str) -> str:

@@ -228,4 +228,4 @@ def test_a_stage_depends_on_all_of_compute_but_the_price_and_the_restarts() -> N
         stages = yaml.safe_load(file)["stages"]
     for name, stage in stages.items():
         params = {key for key in stage.get("do", stage).get("params", []) if key.partition(".")[0] == "compute"}
-        assert params in (set(), deciding), name
+        assert params in (set(), {"compute.device"}, deciding), name  # asking a model is not compiled, and in float32
