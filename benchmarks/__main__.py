@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from benchmarks import finetune, generate, gpu, pipeline, pretrain, prompting, shakespeare, tokenize
+from benchmarks import finetune, generate, gpu, pipeline, pretrain, prompting, shakespeare, tasks, tokenize
 from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "pretrain": pretrain,
     "prompting": prompting,
     "shakespeare": shakespeare,
+    "tasks": tasks,
     "tokenize": tokenize,
 }  # each has a docstring, add_arguments(parser), run(options), format_result(result)
 

@@ -19,6 +19,9 @@ HEADLINES = {
     "character_f1": "F1 of characters",
     "f1": "answer F1",
     "exact_match": "exact match",
+    "chrf": "chrF",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
 }
 BASELINES = {
     "scratch": "same net, not pretrained",
@@ -27,6 +30,8 @@ BASELINES = {
     "majority": "majority class",
     "nearby_words": "words near the question's",
     "no_answer": "never an answer",
+    "nearest": "target of nearest text",
+    "lead": "first sentence",
 }
 BUILD = "dvc repro"
 
@@ -37,7 +42,7 @@ def summarize() -> dict[str, Any]:
     Returns:
         "tasks": {TASK: {"accuracy", "macro_f1": {"value", "low", "high"}, "baselines": {NAME: the same two}}}, with
         "micro_f1" (and "subset_accuracy") in place of "accuracy" where a text has any number of spans (or labels), "f1"
-        and "exact_match" where questions are answered;
+        and "exact_match" where questions are answered, "chrf", "bleu" and "rouge_l" where texts are written;
         "pretrain": {"bits_per_byte", "ngram_bits_per_byte", "tokens_per_second"};
         "stages": {STAGE: {"key", "seconds", "peak_memory_bytes"}}, in the order of `dvc.yaml`;
         "missing": the stages that were never built. A speed or time is None where the outputs were restored

@@ -1,6 +1,5 @@
 """README.md tells the truth: its picture, its settings, and its commands, which are run."""
 
-import importlib
 import json
 import re
 import shlex
@@ -70,17 +69,14 @@ def test_every_verb_is_there() -> None:
         assert CliRunner().invoke(app, [verb, "--help"]).exit_code == 0, verb
 
 
-def test_modules_and_pools_of_the_flows_are_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("warm_executable")
+def test_modules_and_pools_of_the_flows_are_there() -> None:
     modules = {command[2] for command in commands() if command[:2] == ["python", "-m"]}
     assert modules == {"flows.worker", "flows.deploy", "flows.rebuild", "flows.promote", "flows.sweep"}
     for module in sorted(modules):
         options = {word for command in commands() if module in command for word in command if word.startswith("--")}
-        monkeypatch.setattr(sys, "argv", [module, "--help"])
-        with pytest.raises(SystemExit):
-            importlib.import_module(module).main()
-        shown = capsys.readouterr().out
+        help_of = [sys.executable, "-m", module, "--help"]
+        shown = subprocess.run(help_of, capture_output=True, text=True, check=True).stdout
         assert all(option in shown for option in options), module
     deployments = yaml.safe_load(Path("prefect.yaml").read_text(encoding="utf-8"))["deployments"]
     assert "rebuild/gpu" in {f"{each['entrypoint'].rpartition('.')[2]}/{each['name']}" for each in deployments}

@@ -14,10 +14,12 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from pipeline.common.columns import Column
 from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.made_tasks import fault_of, with_defaults
-from pipeline.common.parts import Biases, Family, FeedForward, Matrix, Norm, NormPlacement, Positions
+from pipeline.common.parts import Biases, Family, FeedForward, Norm, NormPlacement, Positions
 from pipeline.common.prompting import Prompting
 from pipeline.common.section import Positive, Section, Share
 from pipeline.common.section import render as render
+from pipeline.common.tasks import Finetune as Finetune
+from pipeline.common.tasks import Task as Task
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -252,99 +254,6 @@ class Pretrain(Section):
         raise ValueError("allowed: a number of tokens from 1 on, auto, null")
 
 
-class Finetune(Section):
-    """Learning a task from labels, for every task."""
-
-    adapt: Literal["full", "lora", "head"] = Field(
-        "full",
-        description="what learns beside the new head; full: all of the pretrained model; lora: low-rank adapters, "
-        "added to its matrices at the end; head: nothing",
-    )
-    lora_rank: Positive = Field(8, description="rank of the adapters (lora)")
-    lora_alpha: float = Field(16.0, gt=0, description="what adapters add is multiplied by this over the rank (lora)")
-    lora_targets: Annotated[list[Matrix], Field(min_length=1)] = Field(
-        list(get_args(Matrix)), description="the matrices that get adapters, where a network has them (lora)"
-    )
-    epochs: Positive = Field(8, description="passes over the labels, at most")
-    batch_size: Positive = Field(16, description="labelled texts per optimizer step")
-    learning_rate: float = Field(0.0003, gt=0, description="peak learning rate of the pretrained body")
-    lora_learning_rate: float = Field(0.003, gt=0, description="peak learning rate of the adapters (lora)")
-    layer_rate_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        1.0, description="the rate of each block of the body is that of the block above, times this; 1: all the same"
-    )
-    head_learning_rate: float = Field(0.01, gt=0, description="peak learning rate of the new head")
-    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
-    warmup_share: Share = Field(0.1, description="share of the steps with a rising learning rate; then it falls to 0")
-    label_smoothing: Share = Field(0.1, description="probability moved from the label to all classes")
-    teacher_weight: Share = Field(
-        0.5,
-        description="share of the loss that is the distance to the teacher, for tasks with one; the rest: to the label",
-    )
-    teacher_temperature: float = Field(
-        2.0,
-        gt=0,
-        description="soften the probabilities of teacher and student; larger: what it finds unlikely counts more",
-    )
-    dropout: Share = Field(0.1, description="dropout before the head")
-    token_dropout: Share = Field(0.1, description="share of a text's tokens left out, drawn anew at every step")
-    max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")
-    pooling: Literal["mean", "first", "last"] = Field("mean", description="how token vectors become one text vector")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
-    patience: Positive = Field(4, description="stop after this many epochs without a better figure on validation")
-    validation_texts: Positive = Field(400, description="validate on at most this many texts")
-
-
-class Task(Section):
-    """One downstream task."""
-
-    kind: Literal["classification", "multi_label_classification", "token_classification", "question_answering"] = Field(
-        "classification",
-        description="classification: one label of a text; multi_label_classification: any number of labels; "
-        "token_classification: labelled spans in it; question_answering: the span of it that answers a question",
-    )
-    path: str | None = Field(
-        None, description="labelled file or glob below source.path (kind files); null: made from python-docs"
-    )
-    text_column: Column = Field(
-        "text", description="column of the text; this and the others: numbers from 1 in .csv and .tsv without a header"
-    )
-    pair_column: Column | None = Field(
-        None,
-        description="column of a second text that belongs to the first (sentence pairs); null: there is none, or "
-        "`question` (question_answering)",
-    )
-    label_column: Column | None = Field(
-        None,
-        description="column of what is learned; null: `label`, `labels`, `spans` or `answers`, as the kind has it",
-    )
-    tag_column: Positive | None = Field(
-        None, description="column of the tag in CoNLL files, from 1 (token_classification); null: the last"
-    )
-    id_column: Column | None = Field(None, description="column of a unique id; null numbers the rows")
-    split_column: Column | None = Field(
-        None, description="column with train, validation or test; null draws 70/10/20 by the text's hash"
-    )
-    labels_per_class: Positive | None = Field(
-        32, description="labelled texts per class to train on, drawn by the seed; null: all"
-    )
-    class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: a text weighs the more in the loss, the rarer its label is (classifications)"
-    )
-    teacher: str | None = Field(
-        None,
-        description="folder of a trained classifier with the same labels, whose probabilities for the training texts "
-        "are learned beside the labels (kind classification); null: none",
-    )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "Task":
-        if self.kind == "token_classification" and self.pair_column is not None:
-            raise ValueError(f"pair_column: kind {self.kind} reads single texts; allowed: null")
-        if self.kind not in ("classification", "multi_label_classification") and self.class_weights != "none":
-            raise ValueError(f"class_weights: kind {self.kind} has none; allowed: none")
-        return self
-
-
 class Evaluate(Section):
     """How sure the figures are."""
 
@@ -393,6 +302,8 @@ class Params(Section):
         for name, task in self.tasks.items():
             if fault := fault_of(name, task.kind, task.path, self.source.kind):
                 raise ValueError(fault)
+            if task.kind != "sequence_to_sequence" and (task.target_path is not None or task.pretrain_on):
+                raise ValueError(f"tasks.{name}: target_path and pretrain_on go with kind sequence_to_sequence only")
         for name in self.prompting:
             if name not in self.tasks:
                 raise ValueError(f"prompting.{name}: there is no such task; {allowed(self.tasks)}")
@@ -400,7 +311,10 @@ class Params(Section):
                 raise ValueError(f"prompting.{name}: only tasks of the kind classification can be prompted")
             if self.tasks[name].pair_column is not None:
                 raise ValueError(f"prompting.{name}: prompts hold one text, and this task's pair_column names a second")
-        names = self.source.names
+        learned = [name for name, task in self.tasks.items() if task.pretrain_on]
+        if self.source.kind == "files" and not self.source.globs and not learned:
+            raise ValueError("source.documents: names nothing to pretrain on, and no task has pretrain_on")
+        names = self.source.names + learned
         if both := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"source: two sources are called {', '.join(both)}; give each its own name")
         for name in self.pretrain.source_weights:

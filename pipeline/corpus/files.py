@@ -14,6 +14,7 @@ from pipeline.common.errors import HallmarkError, Problems, allowed
 from pipeline.common.params import Source, Task
 from pipeline.corpus.forms.form import PAIR, Form, as_name
 from pipeline.corpus.forms.kinds import FORMS
+from pipeline.corpus.parallel import UnpairedFilesError, partner, read_pairs
 from pipeline.corpus.readers import (
     COMPRESSIONS,
     DOCUMENT_FORMATS,
@@ -60,13 +61,14 @@ class Wanted:
     `patterns` are globs by the names of their sources; if `each` of them was named on purpose, each has to find a file.
     `columns` are the files' names (or numbers) for what a row has: text, id and split, a second text and the form's
     target.
+    `formats` is None where files of any name are read: their lines, beside those of other files.
     """
 
     table: str
     key: str
     patterns: dict[str, str]
     each: bool
-    formats: tuple[str, ...]
+    formats: tuple[str, ...] | None
     splits: tuple[str, ...]
     columns: dict[str, Column]
     task: Task | None = None
@@ -103,7 +105,7 @@ def read_files(source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
     A .txt or .md file is one document, a row of a table is one document or labelled text. Splits are as given, or drawn
     by the text's hash: copies of a text fall on the same side. A single document is cut in two, so that there is
     something to validate on. A document that is also a held-out text of a task is left out: nothing held out is
-    pretrained on.
+    pretrained on. Tasks with `pretrain_on` give documents, too.
 
     Raises:
         HallmarkError: every missing file, column, wrong split name and one-class task at once.
@@ -124,7 +126,7 @@ def read_tables(source: Source, tasks: dict[str, Task], seed: int) -> Tables:
         )
     problems = Problems("params.yaml")
     rejected: list[Rejected] = []
-    found = _read_table(root, _wanted_documents(source), problems, rejected)
+    found = _read_table(root, _wanted_documents(source), problems, rejected) if source.globs else []
     labelled = {}
     for name, task in tasks.items():
         rows = _read_table(root, _wanted_labels(name, task), problems, rejected)
@@ -135,15 +137,41 @@ def read_tables(source: Source, tasks: dict[str, Task], seed: int) -> Tables:
 
 
 def put_together(tables: Tables, source: Source, tasks: dict[str, Task], seed: int) -> Corpus:
-    unseen = [row for rows in tables.labelled.values() for row in rows if row.split != TRAIN]
-    held_out = {text for row in unseen for text in (row.text, row.pair)}
+    labelled = tables.labelled
+    held_out = {
+        text
+        for name, rows in labelled.items()
+        for row in rows
+        if row.split != TRAIN
+        for text in _texts(row, tasks[name])
+    }
     kept = [row for row in tables.documents if row.text not in held_out]
+    documents = _split_documents(kept, source, seed)
+    for name in (name for name in labelled if tasks[name].pretrain_on):
+        documents += _documents_of_pairs(name, labelled[name])
     return Corpus(
-        documents=frame(_split_documents(kept, source, seed), DOCUMENT_COLUMNS),
-        tasks={name: _labelled_table(rows, tasks[name]) for name, rows in tables.labelled.items()},
+        documents=frame(documents, DOCUMENT_COLUMNS),
+        tasks={name: _labelled_table(rows, tasks[name]) for name, rows in labelled.items()},
         rejected=frame(tables.rejected, REJECTED_COLUMNS),
         facts={"documents_held_out_by_tasks": len(tables.documents) - len(kept)},
     )
+
+
+def _texts(row: Found, task: Task) -> list[str]:
+    return [row.text, row.target if FORMS[task.kind].target_is_text else row.pair]
+
+
+def _documents_of_pairs(task: str, rows: list[Found]) -> list[Document]:
+    """The texts and targets of training and validation, each once; what is also tested on is none of them."""
+    order = {TEST: 0, VALIDATION: 1, TRAIN: 2}
+    seen: set[str] = set()
+    documents = []
+    for row in sorted(rows, key=lambda row: order[row.split or TRAIN]):
+        for part, text in (("text", row.text), ("target", row.target)):
+            if row.split != TEST and text not in seen and text.strip():
+                documents.append(Document(f"{row.id}#{part}", text, row.split or TRAIN, row.file, task))
+            seen.add(text)
+    return documents
 
 
 def _labelled_table(rows: list[Found], task: Task) -> pd.DataFrame:
@@ -180,7 +208,7 @@ def _wanted_labels(name: str, task: Task) -> Wanted:
         key=f"tasks.{name}.path",
         patterns={name: task.path or ""},
         each=True,
-        formats=(*TABLE_FORMATS, *form.readers),
+        formats=None if task.target_path else (*TABLE_FORMATS, *form.readers),
         splits=TASK_SPLITS,
         columns=_named(text=task.text_column, pair=_pair_column(task), id=task.id_column, split=task.split_column)
         | {form.target: task.label_column or form.target},
@@ -212,9 +240,10 @@ def find_files(root: Path, wanted: Wanted, problems: Problems) -> dict[Path, str
         listing = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(there.items()))
         patterns = ", ".join(map(repr, empty))
         problems.add(f"{wanted.key}: no file in {root} matches {patterns}; files there: {listing or 'none'}")
-    unknown = sorted(path for path in files if file_format(path) not in wanted.formats)
+    formats = wanted.formats
+    unknown = [] if formats is None else sorted(path for path in files if file_format(path) not in formats)
     for path in unknown[:EXAMPLES]:
-        problems.add(f"{wanted.key}: {path}: unknown format; {allowed((*wanted.formats, *COMPRESSIONS))}")
+        problems.add(f"{wanted.key}: {path}: unknown format; {allowed((*(formats or ()), *COMPRESSIONS))}")
     if len(unknown) > EXAMPLES:
         problems.add(f"{wanted.key}: {len(unknown) - EXAMPLES} more files of unknown formats")
     return {path: source for path, source in sorted(files.items()) if path not in unknown}
@@ -237,11 +266,13 @@ def _read_table(root: Path, wanted: Wanted, problems: Problems, rejected: list[R
             problems.add(f"{wanted.key}: {path}: has no numbered columns; name them, or give .csv or .tsv")
             continue
         try:
-            rows = _read_file(path, name, source, wanted)
+            rows = _read_file(root, name, source, wanted)
             rejected += [row for row in rows if isinstance(row, Rejected)]
             found += [row for row in rows if isinstance(row, Found)]
         except MissingColumnsError as error:
             problems.add(f"{wanted.key}: {path}: {error}")
+        except UnpairedFilesError as error:
+            problems.add(f"tasks.{source}.target_path: {error}")
     _check_splits(found, wanted, problems)
     if not found and len(problems.found) == known:
         problems.add(f"{wanted.key}: not one text was read{_first_reasons(rejected[set_aside:])}")
@@ -266,10 +297,13 @@ def _first_reasons(rejected: list[Rejected]) -> str:
     return f", {len(rejected)} set aside: {reasons}{hint}"
 
 
-def _read_file(path: Path, name: str, source: str, wanted: Wanted) -> list[Found | Rejected]:
+def _read_file(root: Path, name: str, source: str, wanted: Wanted) -> list[Found | Rejected]:
+    path, task = root / name, wanted.task
     reader = wanted.form.readers.get(file_format(path)) if wanted.form else None
-    if reader and wanted.task:
-        rows = reader(path, wanted.task)
+    if task and task.target_path:
+        rows = read_pairs(path, root / partner(name, task.path or "", task.target_path))
+    elif reader and task:
+        rows = reader(path, task)
     elif file_format(path) in DOCUMENT_FORMATS:
         text = read_document(path)
         if isinstance(text, Unreadable):
@@ -280,9 +314,15 @@ def _read_file(path: Path, name: str, source: str, wanted: Wanted) -> list[Found
     return [
         _reject(row, name, wanted)
         if isinstance(row, Unreadable)
-        else _find(row, {column: column for column in row.values} if reader else wanted.columns, name, source, wanted)
+        else _find(row, _columns(row, wanted, bool(reader)), name, source, wanted)
         for row in rows
     ]
+
+
+def _columns(row: Row, wanted: Wanted, own_reader: bool) -> dict[str, Column]:
+    """The file's names for what the row has; in formats without a user's names they are ours."""
+    plain = own_reader or bool(wanted.task and wanted.task.target_path)
+    return {column: column for column in row.values} if plain else wanted.columns
 
 
 def _reject(row: Unreadable, name: str, wanted: Wanted) -> Rejected:

@@ -107,7 +107,7 @@ def measure_int8(name: str, params: Params) -> Int8Report:
         settings=params.evaluate,
         seed=params.seed,
     ).metrics
-    key, figure = kind.leading
+    key, figure = kind.lead(metrics)
     other = metrics["baselines"][FULL]
     return Int8Report(
         task=name,

@@ -86,6 +86,10 @@ def compare_answers(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Differ
     return Difference(found != json.loads(row["predicted"]), abs(row["score"] - answer["score"]))
 
 
+def compare_texts(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
+    return Difference(row["predicted"] != answer["text"])
+
+
 PROBABILITIES = {"name": "probabilities", "type": "map of label to number"}
 
 
@@ -117,6 +121,10 @@ def answer_outputs(labels: list[str]) -> list[dict[str, Any]]:
     ]
 
 
+def text_outputs(labels: list[str]) -> list[dict[str, Any]]:
+    return [{"name": "text", "type": "string"}]
+
+
 SERVED: dict[str, Served] = {
     "classification": Served(
         HERE / "pyfunc_model.py", label_outputs, compare_label, pair_file=HERE / "pyfunc_pairs.py"
@@ -132,4 +140,5 @@ SERVED: dict[str, Served] = {
         inputs=({"name": "question", "type": "string"}, {"name": "context", "type": "string"}),
         request=lambda row: {"question": row["pair"], "context": row["text"]},
     ),
+    "sequence_to_sequence": Served(HERE / "pyfunc_texts.py", text_outputs, compare_texts),
 }

@@ -33,7 +33,8 @@ def main(stage: Stage) -> None:
     described = read_config(PRETRAINED)
     config = ModelConfig.from_dict(described["model"])
     tokenizer = read_tokenizer(PRETRAINED, described)
-    task = KINDS[stage.task.kind].prepare(read_rows(table), str(table), tokenizer, stage.task, settings, config, seed)
+    kind = KINDS[stage.task.kind]
+    task = kind.prepare(read_rows(table), str(table), tokenizer, stage.task, settings, config, seed)
 
     taught: dict[str, Any] = {}
     if stage.task.teacher is not None:

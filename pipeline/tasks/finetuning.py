@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.common.params import Compute, Finetune
-from pipeline.model.accounting import body_flops_per_token
 from pipeline.model.config import ModelConfig
 from pipeline.model.weights import load_weights
+from pipeline.tasks.kinds import KINDS
 from pipeline.training.adapting import FLOPS_SHARES, adapt, describe_learning
 from pipeline.training.loop import Report, TrainPlan, TrainResult, train
 from pipeline.training.optimizers import finetuning_optimizers, trapezoid
@@ -66,7 +66,7 @@ def fine_tune(
 
     batches = task.batches()
     steps = settings.epochs * batches.steps_per_epoch
-    flops_per_token = body_flops_per_token(config) * FLOPS_SHARES[settings.adapt]
+    flops_per_token = KINDS[task.config["kind"]].flops_per_token(config) * FLOPS_SHARES[settings.adapt]
     flops = flops_per_token * settings.epochs * batches.tokens_per_epoch
     runtime = choose_runtime(compute, flops / len(task.buckets))  # each length is compiled on its own
     announce(

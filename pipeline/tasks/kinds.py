@@ -8,11 +8,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.model.accounting import body_flops_per_token
+from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.tasks.batches import Batch, LengthBuckets
 from pipeline.tasks.classification import Classification, load_classifier
 from pipeline.tasks.multi_label_classification import MultiLabelClassification, load_multi_label_classifier
 from pipeline.tasks.question_answering import QuestionAnswering, load_answerer
+from pipeline.tasks.sequence_to_sequence import SequenceToSequence, flops_per_token
+from pipeline.tasks.text_writer import load_writer
 from pipeline.tasks.token_classification import TokenClassification, load_token_labeller
 
 
@@ -56,10 +60,12 @@ class Kind:
         prepare: makes a `FinetuneTask` of rows and settings.
         load: reads the folder of a trained model, onto a device; it answers to `predict(texts)`,
             or `predict(questions, contexts)`.
+        flops_per_token: of training, forward and backward, per token of "input_ids".
     """
 
     prepare: Callable[..., FinetuneTask]
     load: Callable[[Path | str, str], Any]
+    flops_per_token: Callable[[ModelConfig], int] = body_flops_per_token
 
 
 KINDS = {
@@ -67,4 +73,5 @@ KINDS = {
     "multi_label_classification": Kind(MultiLabelClassification, load_multi_label_classifier),
     "token_classification": Kind(TokenClassification, load_token_labeller),
     "question_answering": Kind(QuestionAnswering, load_answerer),
+    "sequence_to_sequence": Kind(SequenceToSequence, load_writer, flops_per_token),
 }

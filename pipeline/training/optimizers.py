@@ -1,7 +1,7 @@
 """Optimizers, which parameter goes to which, and the learning-rate schedule."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,13 +22,19 @@ class Muon(torch.optim.Optimizer):
     4-layer network has 28 small matrices, whose single products keep the cores waiting. A test compares the two.
 
     Args:
-        params: 2-D weights only.
+        params: 2-D weights only, or groups of them.
         lr: the update has the same root-mean-square size for every shape: scaled by sqrt(max(1, rows / columns)).
         momentum: Nesterov momentum.
         weight_decay: decoupled.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -136,18 +142,32 @@ def pretraining_optimizers(model: nn.Module, settings: Pretrain, schedule: Sched
 
 def finetuning_optimizers(body: Transformer, head: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
     """AdamW for all that learns: a low rate for the pretrained body, by layers if that is asked for, a higher one for
-    adapters in it, and one for the new head; weight decay on matrices only.
+    adapters in it, and one for the new head; weight decay on matrices only. With
+    `optimizer: muon`, and where all of the body learns, Muon for the matrices of its blocks.
     """
     rate = settings.lora_learning_rate if settings.adapt == "lora" else settings.learning_rate
     factors = layer_rate_factors(body, settings.layer_rate_decay)
-    groups = []
+    groups, of_muon = [], []
     for part, peak in ((body, rate), (head, settings.head_learning_rate)):
         matrices, tables, vectors = split_parameters(part)
-        for parameters, decay in ((matrices + tables, settings.weight_decay), (vectors, 0.0)):
-            for factor in sorted({factors.get(each, 1.0) for each in parameters}, reverse=True):
-                alike = [each for each in parameters if each.requires_grad and factors.get(each, 1.0) == factor]
-                groups.append({"params": alike, "lr": peak * factor, "weight_decay": decay})
-    return Optimizers([torch.optim.AdamW(groups, foreach=True)], schedule)
+        if part is body and settings.optimizer == "muon" and settings.adapt == "full":
+            of_muon = _by_factor(matrices, factors, settings.muon_learning_rate, settings.weight_decay)
+            matrices = []
+        groups += _by_factor(matrices + tables, factors, peak, settings.weight_decay)
+        groups += _by_factor(vectors, factors, peak, 0.0)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, foreach=True)]
+    return Optimizers([*([Muon(of_muon, settings.muon_learning_rate)] if of_muon else []), *optimizers], schedule)
+
+
+def _by_factor(
+    parameters: Sequence[Tensor], factors: Mapping[Tensor, float], peak: float, decay: float
+) -> list[dict[str, Any]]:
+    """Groups of an optimizer: what learns of `parameters`, by what the peak rate of each is multiplied by."""
+    groups = []
+    for factor in sorted({factors.get(each, 1.0) for each in parameters}, reverse=True):
+        alike = [each for each in parameters if each.requires_grad and factors.get(each, 1.0) == factor]
+        groups.append({"params": alike, "lr": peak * factor, "weight_decay": decay})
+    return groups
 
 
 def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -70,6 +70,15 @@ def write_topics(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
 
+def write_counts(folder: Path) -> None:
+    """Three pairs of files of lines: so many words, and how many they are."""
+    for split, lines in (("train", 60), ("val", 12), ("test", 12)):
+        texts = [f"{split}{number}" + " word" * (number % 3) for number in range(lines)]
+        targets = [("nothing", "one word", "two words")[number % 3] for number in range(lines)]
+        (folder / f"{split}.src").write_text("\n".join(texts) + "\n", encoding="utf-8")
+        (folder / f"{split}.tgt").write_text("\n".join(targets) + "\n", encoding="utf-8")
+
+
 def _write_csv(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as handle:
         csv.writer(handle).writerows(rows)
@@ -138,6 +147,23 @@ TASKS = {
         ["labels", "predicted", "p_Anna", "p_Lima", "p_Li Wei", "p_Omar", "majority", "tfidf", "scratch"],
         "labels",
         ["subset accuracy", "majority of each label"],
+    ),
+    "counts": ToyTask(
+        {
+            "kind": "sequence_to_sequence",
+            "path": "counts/*.src",
+            "target_path": "counts/*.tgt",
+            "labels_per_class": None,
+            "max_target_tokens": 12,
+            "beams": 2,
+            "measure": "rouge_l",
+        },
+        write_counts,
+        ("rouge_l", "ROUGE-L"),
+        ["target", "predicted", "chrf", "lead", "nearest", "scratch"],
+        "text",
+        ["ROUGE-L", "chrF", "BLEU"],
+        {"scratch", "nearest", "lead"},
     ),
 }
 STAGES = ["finetune", "scratch", "evaluate", "register"]
@@ -217,3 +243,8 @@ def test_questions_are_measured_with_and_without_answers(build: Build) -> None:
     signature = read_json(build.toy.root / "models/register/facts/signature.json")
     assert [given["name"] for given in signature["inputs"]] == ["question", "context"]
     assert set(build.summary["tasks"]["facts"]) == {"f1", "exact_match", "baselines"}
+
+
+def test_written_texts_have_their_signatures(build: Build) -> None:
+    assert "version:" in read_json(build.toy.root / "metrics/evaluate/counts.json")["signatures"]["bleu"]
+    assert set(build.summary["tasks"]["counts"]) == {"chrf", "bleu", "rouge_l", "baselines"}

@@ -1,7 +1,8 @@
 """A folder as the stages before `finetune` leave it: labelled rows and a tiny pretrained model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -29,18 +30,18 @@ class StoppedError(Exception):
     """Stands for a kill between two steps."""
 
 
-def stop_training(patch: pytest.MonkeyPatch, after: int) -> None:
-    """Let a classification raise StoppedError instead of giving the loss of the step behind `after`."""
-    whole, calls = Classification.loss, 0
+def stop_training(patch: pytest.MonkeyPatch, after: int, kind: type[Any] = Classification) -> None:
+    """Let a task raise StoppedError instead of giving the loss of the step behind `after`."""
+    whole, calls = kind.loss, 0
 
-    def cut_off(self: Classification, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def cut_off(self: Any, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
         if calls > after:
             raise StoppedError
         return whole(self, model, batch)
 
-    patch.setattr(Classification, "loss", cut_off)
+    patch.setattr(kind, "loss", cut_off)
 
 
 @pytest.fixture
@@ -55,15 +56,16 @@ def make_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStage:
         labels_per_class: int | None = 6,
         key: str = "0" * 64,
         teacher: str | None = None,
+        task: Mapping[str, object] = {},
         **finetune: object,
     ) -> Stage:
-        task = {"path": "labels.csv", "labels_per_class": labels_per_class, "teacher": teacher}
+        described = {"path": "labels.csv", "labels_per_class": labels_per_class, "teacher": teacher, **task}
         params = Params.model_validate(
             {
                 "source": {"kind": "files"},
                 "compute": {"device": "cpu", "precision": "float32", "compile": "never"},
                 "finetune": FINETUNE | finetune,
-                "tasks": {"kind": task},
+                "tasks": {"kind": described},
                 "evaluate": {"bootstrap_samples": 50},
             }
         )

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common.params import Pretrain
+from pipeline.common.params import Finetune, Pretrain
 from pipeline.model.transformer import Transformer
 from pipeline.training.optimizers import (
     Muon,
     cosine,
+    finetuning_optimizers,
     make_schedule,
     orthogonalise,
     pretraining_optimizers,
@@ -45,6 +46,19 @@ def test_orthogonalised_singular_values_are_near_one() -> None:
         values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)).float())
         assert values.max() < 1.3
         assert values.median() > 0.6
+
+
+def test_muon_takes_the_matrices_of_a_body_that_learns_a_task_whole() -> None:
+    body, head = Transformer(TINY), torch.nn.Linear(8, 3)
+    settings = Finetune(optimizer="muon", layer_rate_decay=0.5, muon_learning_rate=0.04)
+    muon, adamw = finetuning_optimizers(body, head, settings, lambda _: 1.0).optimizers
+    owned = [[id(p) for group in each.param_groups for p in group["params"]] for each in (muon, adamw)]
+    assert sorted(owned[0]) == sorted(map(id, split_parameters(body)[0]))
+    assert sorted(owned[0] + owned[1]) == sorted(id(p) for part in (body, head) for p in part.parameters())
+    assert [group["lr"] for group in muon.param_groups][:2] == [0.04, 0.02]
+    for few in (Finetune(), Finetune(optimizer="muon", adapt="lora")):
+        [only] = finetuning_optimizers(body, head, few, lambda _: 1.0).optimizers
+        assert isinstance(only, torch.optim.AdamW)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -40,6 +40,7 @@ class Form:
         faults: what may be wrong with a single row, by name, as the sentence that is true where it is not.
         find_faults: finds them.
         readers: formats that only this form has, by suffix.
+        target_is_text: what is to be learned is text that could be pretrained on.
     """
 
     target: str
@@ -52,6 +53,7 @@ class Form:
     faults: Mapping[str, str] = field(default_factory=dict)
     find_faults: Callable[[pd.DataFrame], Faults] = no_faults
     readers: Mapping[str, Reader] = field(default_factory=dict)
+    target_is_text: bool = False
 
     def columns(self, with_pair: bool) -> list[str]:
         """Of its table."""

@@ -5,12 +5,14 @@ from pipeline.corpus.forms.form import Form
 from pipeline.corpus.forms.label_sets import LABEL_SETS
 from pipeline.corpus.forms.labelled_spans import SPANS
 from pipeline.corpus.forms.labels import LABELS
+from pipeline.corpus.forms.texts import TEXTS
 
 FORMS: dict[str, Form] = {
     "classification": LABELS,
     "multi_label_classification": LABEL_SETS,
     "token_classification": SPANS,
     "question_answering": ANSWERS,
+    "sequence_to_sequence": TEXTS,
 }
 
 

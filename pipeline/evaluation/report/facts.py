@@ -52,7 +52,8 @@ def gather_facts(params: Params, key: str) -> dict[str, Any]:
 
 def task_facts(name: str, task: Task, params: Params) -> dict[str, Any]:
     metrics, page = read_json(metrics_file(f"evaluate@{name}")), PAGES[task.kind]
-    config, rows, words = read_config(FINETUNED / name)["task"], read_rows(clean_task(name)), page.words.of(metrics)
+    config, rows = read_config(FINETUNED / name)["task"], read_rows(clean_task(name))
+    words = page.words.of(metrics).led_by(task.measure)
     count = page.label_counts
     return {
         "name": name,

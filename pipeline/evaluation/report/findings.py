@@ -44,6 +44,12 @@ class Words:
             baselines={name: words for name, words in self.baselines.items() if name in metrics["baselines"]},
         )
 
+    def led_by(self, figure: str) -> "Words":
+        """The same with this figure first, and followed in training, if it is one of the headlines."""
+        if figure not in self.headlines:
+            return self
+        return replace(self, headlines={figure: self.headlines[figure]} | self.headlines, learned=figure)
+
 
 @dataclass(frozen=True)
 class KindPage:

@@ -57,6 +57,7 @@ class Decoding:
         start_id: an encoder-decoder's target begins with it; a decoder has no need of it.
         new_tokens: how many tokens will be added at most.
         step: how one token is read, `decoding_step` or a faster form of it.
+        width: prompts are padded to so many tokens; None: to what the longest needs.
 
     Attributes:
         logits_BV: float32, of each row's next token.
@@ -64,17 +65,23 @@ class Decoding:
     """
 
     def __init__(
-        self, model: Transformer, prompts: Sequence[Sequence[int]], start_id: int, new_tokens: int, step: Step
+        self,
+        model: Transformer,
+        prompts: Sequence[Sequence[int]],
+        start_id: int,
+        new_tokens: int,
+        step: Step,
+        width: int | None = None,
     ) -> None:
         config, weight = model.config, model.embedding.tokens.weight
         self.step, self.memory = step, None
         self.begun: list[list[int]] = [list(ids) for ids in prompts]
         if config.family == "encoder-decoder":
-            width = min(round_up(max(map(len, prompts)), BUCKET), config.context_length)
+            width = width or min(round_up(max(map(len, prompts)), BUCKET), config.context_length)
             ids_BS, lengths_B = _pad(prompts, width, weight.device)
             self.memory = model.encode(ids_BS, torch.arange(width, device=weight.device) < lengths_B[:, None])
-            self.begun = [[start_id]] * len(prompts)
-        ids_BT, self.lengths_B = _pad(self.begun, max(map(len, self.begun)), weight.device)
+            self.begun, width = [[start_id]] * len(prompts), 1
+        ids_BT, self.lengths_B = _pad(self.begun, width or max(map(len, self.begun)), weight.device)
         room = round_up(ids_BT.size(1) + new_tokens, BUCKET)
         self.cache = DecoderCache.empty(config, len(prompts), room, weight.dtype, weight.device)
         positions_1T = torch.arange(ids_BT.size(1), device=weight.device)[None]

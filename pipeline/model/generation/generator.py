@@ -68,6 +68,7 @@ class Generator:
         settings: GenerationSettings,
         ends: Collection[int] = (),
         stopped: Callable[[int], bool] = lambda row: False,
+        width: int | None = None,
     ) -> Iterator[dict[int, int]]:
         """The new token of each row that still goes on, step by step.
 
@@ -76,12 +77,13 @@ class Generator:
             settings: without beams.
             ends: token ids after which a row ends; they are given, too.
             stopped: asked for each row after each step: does it end for another reason?
+            width: see `Decoding`.
 
         Raises:
             HallmarkError: at the first step, before anything runs: prompts that are empty or do not fit the context.
         """
         assert settings.beams == 1, "beams are not known until the end"
-        decoding = self._begin(prompts, settings)
+        decoding = self._begin(prompts, settings, width)
         chooser = Chooser(settings, decoding.begun, self.model.config.vocab_size, decoding.logits_BV.device)
         running, left = set(range(len(prompts))), settings.max_new_tokens
         while True:
@@ -96,21 +98,25 @@ class Generator:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], settings: GenerationSettings, ends: Collection[int] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: GenerationSettings,
+        ends: Collection[int] = (),
+        width: int | None = None,
     ) -> list[list[int]]:
         """The new ids of each row, its end token included; as `stream`, or by beam search."""
         if settings.beams > 1:
-            return beam_search(self._begin(prompts, settings), settings, ends)
+            return beam_search(self._begin(prompts, settings, width), settings, ends)
         added: list[list[int]] = [[] for _ in prompts]
-        for step in self.stream(prompts, settings, ends):
+        for step in self.stream(prompts, settings, ends, width=width):
             for row, token in step.items():
                 added[row].append(token)
         return added
 
-    def _begin(self, prompts: Sequence[Sequence[int]], settings: GenerationSettings) -> Decoding:
+    def _begin(self, prompts: Sequence[Sequence[int]], settings: GenerationSettings, width: int | None) -> Decoding:
         check_room(self.model.config, prompts, settings.max_new_tokens)
         step = self._step(len(prompts) * settings.beams)
-        return Decoding(self.model, prompts, self.start_id, settings.max_new_tokens, step)
+        return Decoding(self.model, prompts, self.start_id, settings.max_new_tokens, step, width)
 
     def _step(self, rows: int) -> Step:
         if not self.compiles:

@@ -1,0 +1,36 @@
+"""The served model that writes texts, as MLflow runs it from this file: no object is pickled.
+
+A request is a list of texts, `{"inputs": ["...", "..."]}`. For each, the answer has the text that is written for it:
+`{"predictions": [{"text": "..."}, ...]}`.
+"""
+
+import os
+
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from pydantic import BaseModel
+
+
+class Answer(BaseModel):
+    """What is written for one text."""
+
+    text: str
+
+
+class ServedWriter(PythonModel):
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the package, on the device that HALLMARK_DEVICE names; without it on a GPU if there is one."""
+        import torch
+
+        from pipeline.serving.package import read_package
+        from pipeline.tasks.text_writer import load_writer
+
+        device = os.environ.get("HALLMARK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.writer = load_writer(read_package(context.artifacts["package"]).folder, device)
+
+    def predict(self, model_input: list[str]) -> list[Answer]:  # pyrefly: ignore[bad-override] - MLflow reads these hints
+        """Write for texts, each on its own: the order and number of texts change no answer."""
+        return [Answer(text=text) for text in self.writer.predict(model_input)]
+
+
+set_model(ServedWriter())
