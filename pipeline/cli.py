@@ -233,6 +233,27 @@ def cross_validate(
 
 
 @app.command()
+def chat(
+    what: Annotated[str, typer.Argument(help="a stage (finetune@TASK), a folder, an MLflow run's id, or NAME@ALIAS")],
+    messages: Annotated[list[str] | None, typer.Argument(help="what is said; without any, lines read")] = None,
+) -> None:
+    """Talk to a model of dialogues: each message is answered in view of all before it."""
+    import sys
+
+    from pipeline.common.dialogues import ASSISTANT, USER, Message
+    from pipeline.tasks.assistant import load_assistant
+    from pipeline.tracking.locate import model_folder
+
+    with model_folder(what) as folder:
+        assistant = load_assistant(folder)
+    dialogue: list[Message] = []
+    for said in messages or (line.rstrip("\n") for line in sys.stdin):
+        dialogue.append(Message(USER, said))
+        dialogue += [Message(ASSISTANT, answer) for answer in assistant.answer([dialogue])]
+        typer.echo(dialogue[-1].content)
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="of the UI on this machine")] = 5000) -> None:
     """Open the MLflow UI on what was built, until Ctrl-C."""
     from pipeline.ui import serve_ui

@@ -22,6 +22,8 @@ HEADLINES = {
     "chrf": "chrF",
     "bleu": "BLEU",
     "rouge_l": "ROUGE-L",
+    "token_accuracy": "token accuracy",
+    "perplexity": "perplexity",
 }
 BASELINES = {
     "scratch": "same net, not pretrained",
@@ -32,6 +34,7 @@ BASELINES = {
     "no_answer": "never an answer",
     "nearest": "target of nearest text",
     "lead": "first sentence",
+    "unigram": "unigram of the answers",
 }
 BUILD = "dvc repro"
 
@@ -42,7 +45,8 @@ def summarize() -> dict[str, Any]:
     Returns:
         "tasks": {TASK: {"accuracy", "macro_f1": {"value", "low", "high"}, "baselines": {NAME: the same two}}}, with
         "micro_f1" (and "subset_accuracy") in place of "accuracy" where a text has any number of spans (or labels), "f1"
-        and "exact_match" where questions are answered, "chrf", "bleu" and "rouge_l" where texts are written;
+        and "exact_match" where questions are answered, "chrf", "bleu" and "rouge_l" where texts are written,
+        "token_accuracy" and "perplexity" of dialogues;
         "pretrain": {"bits_per_byte", "ngram_bits_per_byte", "tokens_per_second"};
         "stages": {STAGE: {"key", "seconds", "peak_memory_bytes"}}, in the order of `dvc.yaml`;
         "missing": the stages that were never built. A speed or time is None where the outputs were restored

@@ -30,6 +30,7 @@ VERBS = {
     "generate",
     "int8",
     "cross-validate",
+    "chat",
     "ui",
     "promote",
     "rollback",

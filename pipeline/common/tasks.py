@@ -70,11 +70,12 @@ class Task(Section):
         "token_classification",
         "question_answering",
         "sequence_to_sequence",
+        "dialogue",
     ] = Field(
         "classification",
         description="classification: one label of a text; multi_label_classification: any number of labels; "
         "token_classification: labelled spans in it; question_answering: the span of it that answers a question; "
-        "sequence_to_sequence: another text, as in translation and summarisation",
+        "sequence_to_sequence: another text, as in translation and summarisation; dialogue: what an assistant says",
     )
     path: str | None = Field(
         None, description="labelled file or glob below source.path (kind files); null: made from python-docs"
@@ -94,7 +95,8 @@ class Task(Section):
     )
     label_column: Column | None = Field(
         None,
-        description="column of what is learned; null: `label`, `labels`, `spans`, `answers` or `target`, by the kind",
+        description="column of what is learned; null: `label`, `labels`, `spans`, `answers`, `target` or `messages`, by "
+        "the kind; named with kind dialogue, it has the answers to what text_column asks",
     )
     tag_column: Positive | None = Field(
         None, description="column of the tag in CoNLL files, from 1 (token_classification); null: the last"

@@ -203,6 +203,7 @@ def _wanted_documents(source: Source) -> Wanted:
 
 def _wanted_labels(name: str, task: Task) -> Wanted:
     form = FORMS[task.kind]
+    has_text = form.text_of is None or task.label_column is not None
     return Wanted(
         table=task_table(name),
         key=f"tasks.{name}.path",
@@ -210,7 +211,8 @@ def _wanted_labels(name: str, task: Task) -> Wanted:
         each=True,
         formats=None if task.target_path else (*TABLE_FORMATS, *form.readers),
         splits=TASK_SPLITS,
-        columns=_named(text=task.text_column, pair=_pair_column(task), id=task.id_column, split=task.split_column)
+        columns=_named(text=task.text_column if has_text else None, pair=_pair_column(task))
+        | _named(id=task.id_column, split=task.split_column)
         | {form.target: task.label_column or form.target},
         task=task,
         form=form,
@@ -335,7 +337,7 @@ def _find(row: Row, columns: Mapping[str, Column], name: str, source: str, wante
     """Check the values of one row: texts are strings, ids strings or whole numbers, all storable."""
     place = f"{name}:{row.number}"
     values = {what: row.values[column] for what, column in columns.items()}
-    text, pair = values["text"], values.get(PAIR, "")
+    text, pair = values.get("text", ""), values.get(PAIR, "")
     identity = as_name(values["id"]) if "id" in columns else place
     split = as_name(values["split"]) or "" if "split" in columns else None
     faults = [
@@ -344,11 +346,17 @@ def _find(row: Row, columns: Mapping[str, Column], name: str, source: str, wante
         if not isinstance(value, str)
     ]
     target: str | None = ""
-    if wanted.form:
-        target = wanted.form.parse(values[wanted.form.target])
-        if not target:
-            given = values[wanted.form.target]
-            faults.append(f"{_column(columns[wanted.form.target])} is {_kind(given)}, not {wanted.form.wording}")
+    if form := wanted.form:
+        given = values[form.target]
+        joined = form.join is not None and "text" in values
+        target = form.parse(form.join(text, given) if form.join and joined else given)
+        if target and form.text_of:
+            text = form.text_of(target)
+        elif not target and not (joined and faults):
+            faults.append(
+                f"{_column(columns[form.target])} is {_kind(given)}, not {'text' if joined else form.wording}"
+            )
+            text = text if "text" in values else str(given)
     if not identity:
         faults.append(f"{_column(columns['id'])} is {_kind(values['id'])}, not an id")
     if not is_unicode("".join(value for value in (text, pair, target, identity) if isinstance(value, str))):

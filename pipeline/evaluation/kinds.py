@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.evaluation.classification import evaluate_classification
+from pipeline.evaluation.dialogue import evaluate_dialogue
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.multi_label_classification import evaluate_multi_label_classification
 from pipeline.evaluation.question_answering import evaluate_question_answering
@@ -45,4 +46,5 @@ EVALUATIONS = {
     "token_classification": KindEvaluation(evaluate_token_classification, ("micro_f1", "span F1")),
     "question_answering": KindEvaluation(evaluate_question_answering, ("f1", "answer F1")),
     "sequence_to_sequence": KindEvaluation(evaluate_sequence_to_sequence, ("chrf", "chrF"), FIGURES),
+    "dialogue": KindEvaluation(evaluate_dialogue, ("token_accuracy", "token accuracy")),
 }

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.dialogues import ASSISTANT, ROLES, messages_from_json, through_last_answer
+
 HERE = Path(__file__).parent
 
 
@@ -125,6 +127,21 @@ def text_outputs(labels: list[str]) -> list[dict[str, Any]]:
     return [{"name": "text", "type": "string"}]
 
 
+def compare_contents(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
+    return Difference(other=row["predicted"] != answer["content"])
+
+
+def message_outputs(_labels: list[str]) -> list[dict[str, Any]]:
+    return [{"name": "role", "type": "string", "one_of": [ASSISTANT]}, {"name": "content", "type": "string"}]
+
+
+def dialogue_before_answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A dialogue without its last answer."""
+    asked = through_last_answer(messages_from_json(row["messages"]))[:-1]
+    return {"messages": [message._asdict() for message in asked]}
+
+
+MESSAGE = [{"name": "role", "type": "string", "one_of": list(ROLES)}, {"name": "content", "type": "string"}]
 SERVED: dict[str, Served] = {
     "classification": Served(
         HERE / "pyfunc_model.py", label_outputs, compare_label, pair_file=HERE / "pyfunc_pairs.py"
@@ -141,4 +158,11 @@ SERVED: dict[str, Served] = {
         request=lambda row: {"question": row["pair"], "context": row["text"]},
     ),
     "sequence_to_sequence": Served(HERE / "pyfunc_texts.py", text_outputs, compare_texts),
+    "dialogue": Served(
+        HERE / "pyfunc_dialogue.py",
+        message_outputs,
+        compare_contents,
+        inputs=({"name": "messages", "type": "list", "of": MESSAGE},),
+        request=dialogue_before_answer,
+    ),
 }

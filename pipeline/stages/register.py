@@ -26,6 +26,7 @@ def main(stage: Stage) -> None:
 
     task = stage.task_name
     predictions = read_table(PREDICTIONS / f"{task}.parquet")
+    predictions = predictions.dropna(subset=["predicted"])  # of dialogues only some are answered
     predictions = predictions.iloc[:: -(-len(predictions) // COMPARED_ROWS)]
     table = read_table(clean_task(task)).set_index("id", drop=False)
     served = find_served(stage.task.kind, "pair" in table)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from pipeline.model.accounting import body_flops_per_token
 from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
+from pipeline.tasks.assistant import load_assistant
 from pipeline.tasks.batches import Batch, LengthBuckets
 from pipeline.tasks.classification import Classification, load_classifier
+from pipeline.tasks.dialogue import Dialogue
 from pipeline.tasks.multi_label_classification import MultiLabelClassification, load_multi_label_classifier
 from pipeline.tasks.question_answering import QuestionAnswering, load_answerer
 from pipeline.tasks.sequence_to_sequence import SequenceToSequence, flops_per_token
@@ -21,7 +23,7 @@ from pipeline.tasks.token_classification import TokenClassification, load_token_
 
 
 class TaskModel(Protocol):
-    """A network with a pretrained body and a head of its own."""
+    """A network with a pretrained body and a head of its own; one that keeps the body's head has an empty one."""
 
     body: Transformer
     head: nn.Module
@@ -74,4 +76,5 @@ KINDS = {
     "token_classification": Kind(TokenClassification, load_token_labeller),
     "question_answering": Kind(QuestionAnswering, load_answerer),
     "sequence_to_sequence": Kind(SequenceToSequence, load_writer, flops_per_token),
+    "dialogue": Kind(Dialogue, load_assistant),
 }

@@ -16,8 +16,8 @@ Text = str | tuple[str, str]  # a text, or a text and a second one that belongs 
 
 
 def read_rows(path: Path | str) -> pd.DataFrame:
-    """Read a task's table: id, text, perhaps pair, what is learned (label; labels or spans as JSON), split (train |
-    validation | test), group.
+    """Read a task's table: id, text, perhaps pair, what is learned (label; labels, spans or messages as JSON), split
+    (train | validation | test), group.
     """
     return read_table(path)
 

@@ -59,7 +59,7 @@ class Trained:
     cannot change a bit. On a GPU the rows of one length are run in batches of one fixed size.
 
     Args:
-        model: has a `head`, and takes ids_BT and lengths_B.
+        model: takes ids_BT and lengths_B.
         tokenizer: the model's own.
         task: "task" of its config.
     """
@@ -75,7 +75,7 @@ class Trained:
     def logits(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """The model's answers, batch by batch: the places of some rows, and their logits; behind them, of padding."""
         padded = smallest_fitting(np.array([len(row) for row in rows], dtype=np.int64), bucket_lengths(self.max_tokens))
-        device = self.model.head.weight.device
+        device = next(self.model.parameters()).device
         at_once = PREDICTED_ROWS[device.type]
         for length in np.unique(padded):
             places = np.flatnonzero(padded == length)

@@ -168,6 +168,17 @@ class Tokenizer:
         return frozenset(self._roles.ids | {place for place, token in self._added.items() if token.special})
 
     @cached_property
+    def special_names(self) -> tuple[str, ...]:
+        """What special tokens are called, in the order of their ids. In a text they are plain text here, but not for
+        programs that parse them.
+        """
+        return tuple(self.name(place) for place in sorted(self.special_ids))
+
+    def name(self, place: int) -> str:
+        """What the token of an id is called."""
+        return str(self._names[place])
+
+    @cached_property
     def is_special(self) -> np.ndarray:
         """bool (vocab_size,): special tokens, and ids that no token has. The others are ordinary."""
         return np.array([name is None or place in self.special_ids for place, name in enumerate(self._names)])

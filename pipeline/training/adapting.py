@@ -33,9 +33,10 @@ def describe_learning(model: nn.Module) -> str:
 def layer_rate_factors(body: Transformer, decay: float) -> dict[Tensor, float]:
     """By what the learning rate of each parameter is multiplied: `decay` once for every block above it.
 
-    The top block and the norm behind it have 1, and what lies below all blocks (embeddings, scores of positions)
-    `decay` to the number of blocks; an encoder lies below its decoder. The idea is Howard and Ruder's (2018,
-    arXiv:1801.06146), by one factor a layer as in ELECTRA (Clark et al. 2020, arXiv:2003.10555).
+    The top block, the norm behind it and a head that is no embedding have 1, and what lies below all blocks
+    (embeddings, scores of positions) `decay` to the number of blocks; an encoder lies below its decoder. The idea is
+    Howard and Ruder's (2018, arXiv:1801.06146), by one factor a layer as in ELECTRA (Clark et al. 2020,
+    arXiv:2003.10555).
     """
     stacks = [stack for stack in (body.encoder, body.decoder) if stack is not None]
     above = sum(len(stack.blocks) for stack in stacks)
@@ -46,4 +47,7 @@ def layer_rate_factors(body: Transformer, decay: float) -> dict[Tensor, float]:
             above -= 1
             factors.update((parameter, decay**above) for parameter in block.parameters())
         factors.update((parameter, decay**above) for parameter in stack.norm.parameters())
+    if body.lm_head is not None:
+        tied = body.embedding.tokens.weight
+        factors.update((parameter, 1.0) for parameter in body.lm_head.parameters() if parameter is not tied)
     return factors

@@ -79,6 +79,15 @@ def write_counts(folder: Path) -> None:
         (folder / f"{split}.tgt").write_text("\n".join(targets) + "\n", encoding="utf-8")
 
 
+def write_dialogues(folder: Path) -> None:
+    rows = []
+    for number in range(80):
+        asked = [{"role": "system", "content": "Say it."}] if number % 2 else []
+        asked += [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": f"{number}!"}]
+        rows.append(json.dumps({"messages": asked}) + "\n")
+    (folder / "chat.jsonl").write_text("".join(rows), encoding="utf-8")
+
+
 def _write_csv(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as handle:
         csv.writer(handle).writerows(rows)
@@ -165,6 +174,15 @@ TASKS = {
         ["ROUGE-L", "chrF", "BLEU"],
         {"scratch", "nearest", "lead"},
     ),
+    "chat": ToyTask(
+        {"kind": "dialogue", "path": "chat/chat.jsonl", "labels_per_class": None},
+        write_dialogues,
+        ("token_accuracy", "token accuracy"),
+        ["answer", "predicted", "tokens", "nats", "right", "scratch_nats", "unigram_nats"],
+        "role",
+        ["perplexity per token", "unigram of the answers"],
+        {"scratch", "unigram"},
+    ),
 }
 STAGES = ["finetune", "scratch", "evaluate", "register"]
 
@@ -248,3 +266,13 @@ def test_questions_are_measured_with_and_without_answers(build: Build) -> None:
 def test_written_texts_have_their_signatures(build: Build) -> None:
     assert "version:" in read_json(build.toy.root / "metrics/evaluate/counts.json")["signatures"]["bleu"]
     assert set(build.summary["tasks"]["counts"]) == {"chrf", "bleu", "rouge_l", "baselines"}
+
+
+def test_a_dialogue_is_answered_and_goes_on(build: Build) -> None:
+    root = build.toy.root
+    metrics = read_json(root / "metrics/evaluate/chat.json")
+    assert metrics["answers_written"] == metrics["test_rows"] == len(read_table(root / "predictions/chat.parquet"))
+    assert read_json(root / "metrics/register/chat.json")["rows_compared"] == metrics["test_rows"]
+    [asked, _] = read_json(root / "models/register/chat/input_example.json")["inputs"]
+    assert asked["messages"][-1]["role"] == "user"
+    assert len(build.toy.hallmark("chat", "finetune@chat", "3?", "5?").stdout.splitlines()) >= 2

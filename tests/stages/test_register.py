@@ -116,6 +116,13 @@ def test_other_answers_than_those_of_evaluate_are_refused() -> None:
         difference("question_answering", rows, found[::-1])
 
 
+def test_other_words_than_those_of_evaluate_are_refused() -> None:
+    rows, said = [{"predicted": "Yes."}, {"predicted": ""}], {"role": "assistant", "content": "Yes."}
+    assert difference("dialogue", rows, [said, said | {"content": ""}]) == 0
+    with pytest.raises(HallmarkError, match=r"1 of 2 answers differ.*first: y"):
+        difference("dialogue", rows, [said, said])
+
+
 def difference(kind: str, rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> float:
     found = [SERVED[kind].compare(row, answer) for row, answer in zip(rows, answers, strict=True)]
     return register.refuse_difference(["x", "y"], found, "predictions/t.parquet")

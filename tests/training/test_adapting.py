@@ -117,6 +117,14 @@ def test_the_rate_falls_from_block_to_block_and_the_embeddings_are_lowest() -> N
     }
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_of_tokens_is_at_the_top_unless_it_is_the_embedding(tied: bool) -> None:
+    body = Transformer(tiny_config("causal", tied_embeddings=tied))
+    top, lowest = names_by_factor(body, 0.5)[1.0], names_by_factor(body, 0.5)[0.25]
+    assert ("lm_head.weight" in top) is not tied
+    assert lowest == {"embedding.tokens.weight"}
+
+
 def set_of(body: Transformer) -> set[str]:
     return {".".join(name.split(".")[:3]) for name, _ in body.named_parameters()}
 

@@ -41,6 +41,8 @@ class Form:
         find_faults: finds them.
         readers: formats that only this form has, by suffix.
         target_is_text: what is to be learned is text that could be pretrained on.
+        text_of: a row's text, where it follows from its target; the user's files then have no column of it.
+        join: makes the target of such a row of a text and a value, where params.yaml names the column of the value.
     """
 
     target: str
@@ -54,6 +56,8 @@ class Form:
     find_faults: Callable[[pd.DataFrame], Faults] = no_faults
     readers: Mapping[str, Reader] = field(default_factory=dict)
     target_is_text: bool = False
+    text_of: Callable[[str], str] | None = None
+    join: Callable[[str, Any], Any] | None = None
 
     def columns(self, with_pair: bool) -> list[str]:
         """Of its table."""

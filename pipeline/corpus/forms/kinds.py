@@ -1,6 +1,7 @@
 """The form of the rows of each kind of task."""
 
 from pipeline.corpus.forms.answers import ANSWERS
+from pipeline.corpus.forms.dialogues import DIALOGUES
 from pipeline.corpus.forms.form import Form
 from pipeline.corpus.forms.label_sets import LABEL_SETS
 from pipeline.corpus.forms.labelled_spans import SPANS
@@ -13,6 +14,7 @@ FORMS: dict[str, Form] = {
     "token_classification": SPANS,
     "question_answering": ANSWERS,
     "sequence_to_sequence": TEXTS,
+    "dialogue": DIALOGUES,
 }
 
 

@@ -2,6 +2,7 @@
 
 from pipeline.evaluation.report.answer_page import ANSWER_PAGE
 from pipeline.evaluation.report.class_page import CLASS_PAGE
+from pipeline.evaluation.report.dialogue_page import DIALOGUE_PAGE
 from pipeline.evaluation.report.findings import KindPage
 from pipeline.evaluation.report.label_set_page import LABEL_SET_PAGE
 from pipeline.evaluation.report.span_page import SPAN_PAGE
@@ -13,4 +14,5 @@ PAGES: dict[str, KindPage] = {
     "token_classification": SPAN_PAGE,
     "question_answering": ANSWER_PAGE,
     "sequence_to_sequence": TEXT_PAGE,
+    "dialogue": DIALOGUE_PAGE,
 }

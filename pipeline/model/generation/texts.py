@@ -122,9 +122,9 @@ class TextGenerator:
         weights, described, tokenizer = read_weights(folder)
         if "task" in described:
             raise HallmarkError(
-                "this model was fine-tuned for a task and has lost the head that predicts tokens",
+                "this model was fine-tuned for a task, and does not go on with a text",
                 where=str(folder),
-                fix="take a pretrained one: hallmark generate pretrain",
+                fix="take a pretrained one: hallmark generate pretrain; one of dialogues answers to: hallmark chat",
             )
         model = Transformer(ModelConfig.from_dict(described["model"])).eval()
         load_weights(model, weights)

@@ -1,8 +1,9 @@
 """A folder of our own as one that stock `transformers`, and what reads such folders, load without code of ours.
 
-config.json, model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json where text is generated;
-a classifier without a stock class has head.safetensors and a README.md with the lines that use it. hallmark.json names
-the sha256 of all of them: a folder without it was not written here, and is left alone.
+config.json, model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json where text is generated,
+chat_template.jinja where dialogues are answered; a classifier without a stock class has head.safetensors and a
+README.md with the lines that use it. hallmark.json names the sha256 of all of them: a folder without it was not written
+here, and is left alone.
 """
 
 import os
@@ -28,6 +29,7 @@ from pipeline.model.weights import CONFIG, TOKENIZER_FILE, WEIGHTS, read_weights
 from pipeline.tokenization.tokenizer import Tokenizer
 
 MANIFEST, HEAD_FILE, README = "hallmark.json", "head.safetensors", "README.md"
+CHAT_TEMPLATE, TEMPLATE_FILE = "chat_template", "chat_template.jinja"
 SHOWN = 5  # files named in a refusal
 LINEAR = 2.0**-14  # so near zero tanh(x) is x to float32's last digits, and a power of two loses none
 
@@ -93,7 +95,9 @@ class Export:
 
 
 def export_model(folder: Path | str, target: Path | str) -> tuple[Export, bool]:
-    """Write a language model's or classifier's folder in its stock form. The same model always gives the same bytes.
+    """Write the folder of a language model, classifier or model of dialogues in its stock form.
+
+    The same model always gives the same bytes.
 
     Args:
         folder: as `save_checkpoint_folder` wrote it.
@@ -110,7 +114,10 @@ def export_model(folder: Path | str, target: Path | str) -> tuple[Export, bool]:
     weights, described, tokenizer = read_weights(folder)
     config = ModelConfig.from_dict(described["model"])
     content = (Path(folder) / TOKENIZER_FILE).read_bytes()
-    if task := described.get("task"):
+    task = described.get("task", {})
+    if CHAT_TEMPLATE in task:
+        export = _chat_model(config, weights, task, tokenizer, content)
+    elif task:
         export = _classifier(config, weights, task, tokenizer, content)
     else:
         export = _language_model(config, weights, tokenizer, content)
@@ -131,6 +138,16 @@ def _language_model(config: ModelConfig, weights: Mapping[str, Tensor], tokenize
     max_tokens = config.context_length
     files |= tokenizer_files(tokenizer, content, config, max_tokens=max_tokens, classifier=False)
     return Export(model_class, dict(sorted(files.items())))
+
+
+def _chat_model(
+    config: ModelConfig, weights: Mapping[str, Tensor], task: Mapping[str, Any], tokenizer: Tokenizer, content: bytes
+) -> Export:
+    """A language model that was tuned on dialogues, with the template that it has learned."""
+    language_model = {name.removeprefix("body."): value for name, value in weights.items()}
+    export = _language_model(config, language_model, tokenizer, content)
+    export.files = dict(sorted({**export.files, TEMPLATE_FILE: task[CHAT_TEMPLATE].encode()}.items()))
+    return export
 
 
 def _settings(model_type: str, config: ModelConfig, tokenizer: Tokenizer, model_class: str) -> dict[str, Any]:
