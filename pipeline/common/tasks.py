@@ -95,8 +95,8 @@ class Task(Section):
     )
     label_column: Column | None = Field(
         None,
-        description="column of what is learned; null: `label`, `labels`, `spans`, `answers`, `target` or `messages`, by "
-        "the kind; named with kind dialogue, it has the answers to what text_column asks",
+        description="column of what is learned; null: `label`, `labels`, `spans`, `answers`, `target` or `messages`, "
+        "by the kind; named with kind dialogue, it has the answers to what text_column asks",
     )
     tag_column: Positive | None = Field(
         None, description="column of the tag in CoNLL files, from 1 (token_classification); null: the last"

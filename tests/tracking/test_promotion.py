@@ -224,7 +224,8 @@ def test_pairs_and_any_number_of_labels_are_compared_by_whole_label_sets(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = Params().model_dump(by_alias=True)
-    values["tasks"]["library"] |= {"kind": "multi_label_classification", "pair_column": "second"}
+    values["source"]["kind"] = "files"
+    values["tasks"]["library"] |= {"kind": "multi_label_classification", "pair_column": "second", "path": "own.csv"}
     Path("params.yaml").write_text(render(Params.model_validate(values)))
     truth = [["ant", "bee"], ["ant"], [], ["bee"]] * 40
     table = pd.DataFrame(
