@@ -57,6 +57,12 @@ def warm_executable(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", f"{os.environ[WARM]}/python")
 
 
+@pytest.fixture(autouse=True)
+def same_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is loaded puts the code it came with first, for all tests and processes that would follow."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The temporary folder that all test processes share."""
     own = tmp_path_factory.getbasetemp()
