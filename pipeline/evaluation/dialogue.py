@@ -18,16 +18,13 @@ from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Evaluate, Task
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.intervals import interval
-from pipeline.evaluation.resampling import resampled_figures
+from pipeline.evaluation.resampling import beside_baselines, resampled_figures
 from pipeline.tasks.assistant import COUNTS, Assistant, Row, count_tokens, fit_dialogues
-from pipeline.tasks.dialogue import draw_dialogues
 from pipeline.tasks.metrics import Figures
-from pipeline.tasks.rows import of_split
+from pipeline.tasks.rows import draw_rows, of_split
 from pipeline.tokenization.tokenizer import Tokenizer
 
 HEADLINES = ("token_accuracy", "perplexity")
-LEADING = HEADLINES[0]
-BASELINES = ("scratch", "unigram")
 ANSWERED = 64  # dialogues whose last answer is written, evenly spread over the test split: each takes seconds on a CPU
 
 
@@ -52,7 +49,7 @@ def evaluate_dialogue(
     Raises:
         HallmarkError: no test rows, or none that fits `finetune.max_tokens` with room for an answer.
     """
-    drawn = draw_dialogues(of_split(rows, "train", where), task.labels_per_class, seed)
+    drawn = draw_rows(of_split(rows, "train", where), task.labels_per_class, seed)
     test = of_split(rows, "test", where)
     fitted, learned = (fit_dialogues(model.template, _dialogues(table), model.max_tokens) for table in (test, drawn))
     fits = [row is not None for row in fitted.rows]
@@ -69,19 +66,11 @@ def evaluate_dialogue(
         prefix = "" if name == "predicted" else f"{name}_"
         predictions[f"{prefix}nats"], predictions[f"{prefix}right"] = found_NC[:, 0], found_NC[:, 2].astype(np.int64)
     predictions.insert(3, "tokens", counts["predicted"][:, 1].astype(np.int64))
-    resampled = {
-        name: resampled_figures(each, answer_figures, samples=settings.bootstrap_samples, seed=seed)
-        for name, each in counts.items()
-    }
-    own = resampled["predicted"]
     metrics: dict[str, Any] = {
-        **{name: interval(values, settings.confidence) for name, values in own.items()},
+        **beside_baselines(
+            counts, answer_figures, HEADLINES, settings, seed, alone=("bits_per_byte",), leads=HEADLINES[:1]
+        ),
         **_exact_matches(truth, predicted, settings, seed),
-        "baselines": {
-            name: {line: interval(resampled[name][line], settings.confidence) for line in HEADLINES}
-            | {f"lead_{LEADING}": interval(own[LEADING] - resampled[name][LEADING], settings.confidence)}
-            for name in BASELINES
-        },
         "labels_per_class": task.labels_per_class,
         "train_rows": len(drawn),
         "test_rows": len(dialogues),

@@ -9,8 +9,7 @@ from pipeline.common.label_sets import labels_to_json
 from pipeline.common.params import Evaluate, Task
 from pipeline.evaluation.baselines import majority_of_each, predict_tfidf_of_each
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.intervals import interval
-from pipeline.evaluation.resampling import resampled_figures
+from pipeline.evaluation.resampling import beside_baselines
 from pipeline.tasks.label_set_metrics import (
     count_label_sets,
     indicators,
@@ -72,24 +71,9 @@ def evaluate_multi_label_classification(
         }
     )
     counts = {name: count_label_sets(truth_NC, predicted_NC) for name, predicted_NC in found.items()}
-    resampled = {
-        name: resampled_figures(
-            each,
-            lambda sums: label_set_figures(sums, len(test)),
-            samples=settings.bootstrap_samples,
-            seed=seed,
-        )
-        for name, each in counts.items()
-    }
-    own = resampled["predicted"]
     metrics: dict[str, Any] = {
         **label_set_metrics(counts["predicted"], model.labels),
-        **{name: interval(own[name], settings.confidence) for name in HEADLINES},
-        "baselines": {
-            name: {line: interval(resampled[name][line], settings.confidence) for line in HEADLINES}
-            | {f"lead_{line}": interval(own[line] - resampled[name][line], settings.confidence) for line in HEADLINES}
-            for name in BASELINES
-        },
+        **beside_baselines(counts, lambda sums: label_set_figures(sums, len(test)), HEADLINES, settings, seed),
         "labels_per_class": task.labels_per_class,
         "classes_with_too_few_texts": short,
         "train_rows": len(drawn),

@@ -9,9 +9,8 @@ import pandas as pd
 from pipeline.common.answers import Answer, answers_to_json
 from pipeline.common.params import Evaluate, Task
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.intervals import interval
 from pipeline.evaluation.nearby_words import answer_by_nearby_words
-from pipeline.evaluation.resampling import resampled_figures
+from pipeline.evaluation.resampling import beside_baselines
 from pipeline.tasks.answer_metrics import ANSWERABLE, FIGURES, UNANSWERABLE, answer_figures, outcomes, score_all
 from pipeline.tasks.question_answering import Answerer, draw_questions, read_answers
 from pipeline.tasks.rows import of_split
@@ -75,19 +74,11 @@ def _headlines(
     """The figures with their intervals, and those of the baselines; over characters only where words have no spaces."""
     names = [name for name in FIGURES if unspaced or name != "character_f1"]
     places, _ = pd.factorize(np.array(contexts, dtype=object))
-    resampled = {}
+    by_context = {}
     for model, own in scores.items():
-        sums = np.zeros((places.max() + 1, own.shape[1]))
-        np.add.at(sums, places, own)
-        resampled[model] = resampled_figures(sums, answer_figures, samples=settings.bootstrap_samples, seed=seed)
-    own = resampled.pop("predicted")
-    return {name: dict(interval(own[name], settings.confidence)) for name in names} | {
-        "baselines": {
-            model: {name: interval(theirs[name], settings.confidence) for name in names}
-            | {f"lead_{name}": interval(own[name] - theirs[name], settings.confidence) for name in names}
-            for model, theirs in resampled.items()
-        }
-    }
+        by_context[model] = np.zeros((places.max() + 1, own.shape[1]))
+        np.add.at(by_context[model], places, own)
+    return beside_baselines(by_context, answer_figures, names, settings, seed)
 
 
 def _by_kind(scores: np.ndarray, truth: Sequence[Sequence[Answer]]) -> dict[str, Any]:

@@ -8,11 +8,9 @@ import pandas as pd
 
 from pipeline.common.params import Evaluate, Task
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.intervals import interval
-from pipeline.evaluation.resampling import resampled_figures
+from pipeline.evaluation.resampling import beside_baselines
 from pipeline.evaluation.text_baselines import first_sentence, nearest_targets
-from pipeline.tasks.rows import of_split
-from pipeline.tasks.sequence_to_sequence import draw_pairs
+from pipeline.tasks.rows import draw_rows, of_split
 from pipeline.tasks.text_metrics import FIGURES, count_texts, signatures, text_figures
 from pipeline.tasks.text_writer import TextWriter
 
@@ -45,7 +43,7 @@ def evaluate_sequence_to_sequence(
         HallmarkError: no test rows.
     """
     test = of_split(rows, "test", where)
-    drawn = draw_pairs(of_split(rows, "train", where), task.labels_per_class, seed)
+    drawn = draw_rows(of_split(rows, "train", where), task.labels_per_class, seed)
     texts, truth = test["text"].tolist(), test["target"].tolist()
     written = {
         "predicted": model.predict(texts),
@@ -55,20 +53,10 @@ def evaluate_sequence_to_sequence(
     }
     counts = {name: count_texts(truth, found) for name, found in written.items()}
     scores_N = text_figures(counts["predicted"])["chrf"]  # of each text alone
-    resampled = {
-        name: resampled_figures(each, text_figures, samples=settings.bootstrap_samples, seed=seed)
-        for name, each in counts.items()
-    }
-    own = resampled["predicted"]
     metrics: dict[str, Any] = {
-        **{name: interval(own[name], settings.confidence) for name in FIGURES},
+        **beside_baselines(counts, text_figures, list(FIGURES), settings, seed),
         "measure": task.measure,
         "signatures": signatures(truth),
-        "baselines": {
-            name: {line: interval(resampled[name][line], settings.confidence) for line in FIGURES}
-            | {f"lead_{line}": interval(own[line] - resampled[name][line], settings.confidence) for line in FIGURES}
-            for name in BASELINES
-        },
         "labels_per_class": task.labels_per_class,
         "train_rows": len(drawn),
         "test_rows": len(test),

@@ -7,8 +7,7 @@ import pandas as pd
 from pipeline.common.params import Evaluate, Task
 from pipeline.common.spans import Span, spans_from_json, spans_to_json
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.intervals import interval
-from pipeline.evaluation.resampling import resampled_figures
+from pipeline.evaluation.resampling import beside_baselines
 from pipeline.evaluation.word_shapes import predict_by_word_shapes
 from pipeline.tasks.rows import of_split
 from pipeline.tasks.span_metrics import count_spans, pair_spans, span_figures, span_metrics
@@ -59,19 +58,9 @@ def evaluate_token_classification(
         }
     )
     counts = {name: count_spans(truth, spans, model.labels) for name, spans in found.items()}
-    resampled = {
-        name: resampled_figures(each, span_figures, samples=settings.bootstrap_samples, seed=seed)
-        for name, each in counts.items()
-    }
-    own = resampled["predicted"]
     metrics: dict[str, Any] = {
         **span_metrics(counts["predicted"], model.labels),
-        **{name: interval(own[name], settings.confidence) for name in HEADLINES},
-        "baselines": {
-            name: {line: interval(resampled[name][line], settings.confidence) for line in HEADLINES}
-            | {f"lead_{line}": interval(own[line] - resampled[name][line], settings.confidence) for line in HEADLINES}
-            for name in BASELINES
-        },
+        **beside_baselines(counts, span_figures, HEADLINES, settings, seed),
         "labels_per_class": task.labels_per_class,
         "classes_with_too_few_texts": short,
         "train_rows": len(drawn),

@@ -1,10 +1,9 @@
-"""What served classifiers share: their requests and answers, and how the packaged model is loaded.
+"""What served classifiers share: their requests and answers.
 
-The files `pyfunc_*.py`, one for each form of request and answer that MLflow has to know from type hints, use it.
+There is one file `pyfunc_*.py` for each form of them, which MLflow has to know from type hints.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,21 +28,6 @@ class LabelsAnswer(BaseModel):
 
     labels: list[str]
     probabilities: dict[str, float]
-
-
-def load_packaged(package: str, load: Callable[[Any, str], Any]) -> Any:
-    """Load a package, on the device that HALLMARK_DEVICE names; without it on a GPU if there is one.
-
-    Args:
-        package: its folder.
-        load: of the kind of task.
-    """
-    import torch
-
-    from pipeline.serving.package import read_package
-
-    device = os.environ.get("HALLMARK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load(read_package(package).folder, device)
 
 
 def answer_label(classifier: Any, texts: Sequence[Any]) -> list[LabelAnswer]:

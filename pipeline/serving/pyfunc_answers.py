@@ -6,11 +6,11 @@ Offsets count characters. Where the context does not hold one, `answer` is "" an
 `pipeline.tasks.question_answering.FoundAnswer`.
 """
 
-import os
-
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from pydantic import BaseModel
+
+from pipeline.serving.loading import load_packaged
 
 
 class Question(BaseModel):
@@ -31,14 +31,9 @@ class Reply(BaseModel):
 
 class ServedAnswerer(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the package, on the device that HALLMARK_DEVICE names; without it on a GPU if there is one."""
-        import torch
-
-        from pipeline.serving.package import read_package
         from pipeline.tasks.question_answering import load_answerer
 
-        device = os.environ.get("HALLMARK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.answerer = load_answerer(read_package(context.artifacts["package"]).folder, device)
+        self.answerer = load_packaged(context.artifacts["package"], load_answerer)
 
     def predict(self, model_input: list[Question]) -> list[Reply]:  # pyrefly: ignore[bad-override] - MLflow reads these hints
         """Answer questions, each on its own: the order and number of questions change no answer."""

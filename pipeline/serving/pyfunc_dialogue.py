@@ -4,11 +4,11 @@ A request is a list of dialogues, `{"inputs": [{"messages": [{"role": "user", "c
 the assistant's next message: `{"predictions": [{"role": "assistant", "content": "Hi!"}]}`.
 """
 
-import os
-
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from pydantic import BaseModel
+
+from pipeline.serving.loading import load_packaged
 
 
 class Said(BaseModel):
@@ -26,14 +26,9 @@ class Asked(BaseModel):
 
 class ServedAssistant(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the package, on the device that HALLMARK_DEVICE names; without it on a GPU if there is one."""
-        import torch
-
-        from pipeline.serving.package import read_package
         from pipeline.tasks.assistant import load_assistant
 
-        device = os.environ.get("HALLMARK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.assistant = load_assistant(read_package(context.artifacts["package"]).folder, device)
+        self.assistant = load_packaged(context.artifacts["package"], load_assistant)
 
     def predict(self, model_input: list[Asked]) -> list[Said]:  # pyrefly: ignore[bad-override] - MLflow reads these hints
         """Answer dialogues, each by itself: the order and number of them change no answer."""

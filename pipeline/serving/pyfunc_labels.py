@@ -7,7 +7,8 @@ probability of every label: `{"predictions": [{"labels": ["b"], "probabilities":
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.serving.answers import LabelsAnswer, answer_labels, load_packaged
+from pipeline.serving.answers import LabelsAnswer, answer_labels
+from pipeline.serving.loading import load_packaged
 
 
 class ServedMultiLabelClassifier(PythonModel):

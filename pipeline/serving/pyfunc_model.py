@@ -7,7 +7,8 @@ every label: `{"predictions": [{"label": "b", "probabilities": {"a": 0.2, "b": 0
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.serving.answers import LabelAnswer, answer_label, load_packaged
+from pipeline.serving.answers import LabelAnswer, answer_label
+from pipeline.serving.loading import load_packaged
 
 
 class ServedClassifier(PythonModel):

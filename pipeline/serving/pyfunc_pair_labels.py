@@ -8,7 +8,8 @@ its labels, perhaps none, and the probability of every label: `{"predictions": [
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.serving.answers import LabelsAnswer, TextPair, answer_labels, as_tuples, load_packaged
+from pipeline.serving.answers import LabelsAnswer, TextPair, answer_labels, as_tuples
+from pipeline.serving.loading import load_packaged
 
 
 class ServedPairMultiLabelClassifier(PythonModel):

@@ -8,7 +8,8 @@ the label and the probability of every label: `{"predictions": [{"label": "b", "
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipeline.serving.answers import LabelAnswer, TextPair, answer_label, as_tuples, load_packaged
+from pipeline.serving.answers import LabelAnswer, TextPair, answer_label, as_tuples
+from pipeline.serving.loading import load_packaged
 
 
 class ServedPairClassifier(PythonModel):

@@ -5,11 +5,11 @@ A request is a list of texts, `{"inputs": ["...", "..."]}`. For each, the answer
 characters; `score` is the mean probability of the tags of a span's tokens.
 """
 
-import os
-
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from pydantic import BaseModel
+
+from pipeline.serving.loading import load_packaged
 
 
 class FoundSpan(BaseModel):
@@ -30,14 +30,9 @@ class Answer(BaseModel):
 
 class ServedLabeller(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the package, on the device that HALLMARK_DEVICE names; without it on a GPU if there is one."""
-        import torch
-
-        from pipeline.serving.package import read_package
         from pipeline.tasks.token_classification import load_token_labeller
 
-        device = os.environ.get("HALLMARK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.labeller = load_token_labeller(read_package(context.artifacts["package"]).folder, device)
+        self.labeller = load_packaged(context.artifacts["package"], load_token_labeller)
 
     def predict(self, model_input: list[str]) -> list[Answer]:  # pyrefly: ignore[bad-override] - MLflow reads these hints
         """Find the spans of texts, each on its own: the order and number of texts change no answer."""

@@ -4,11 +4,11 @@ A request is a list of texts, `{"inputs": ["...", "..."]}`. For each, the answer
 `{"predictions": [{"text": "..."}, ...]}`.
 """
 
-import os
-
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from pydantic import BaseModel
+
+from pipeline.serving.loading import load_packaged
 
 
 class Answer(BaseModel):
@@ -19,14 +19,9 @@ class Answer(BaseModel):
 
 class ServedWriter(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the package, on the device that HALLMARK_DEVICE names; without it on a GPU if there is one."""
-        import torch
-
-        from pipeline.serving.package import read_package
         from pipeline.tasks.text_writer import load_writer
 
-        device = os.environ.get("HALLMARK_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.writer = load_writer(read_package(context.artifacts["package"]).folder, device)
+        self.writer = load_packaged(context.artifacts["package"], load_writer)
 
     def predict(self, model_input: list[str]) -> list[Answer]:  # pyrefly: ignore[bad-override] - MLflow reads these hints
         """Write for texts, each on its own: the order and number of texts change no answer."""

@@ -21,7 +21,7 @@ from pipeline.model.weights import load_weights
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
 from pipeline.tasks.encoding import encode_rows
 from pipeline.tasks.metrics import class_numbers, classification_metrics
-from pipeline.tasks.rows import PAIR, Text, draw_labels, in_drawn_order, of_split, texts_of
+from pipeline.tasks.rows import PAIR, Text, draw_labels, of_split, texts_of, validation_rows
 from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
@@ -63,18 +63,9 @@ class TextClassifier(nn.Module):
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Token ids (int64, padded on the right) and their counts to logits_BC, float32."""
-        segments_BT = None
-        if self.separator is not None and self.body.config.segments > 1:
-            segments_BT = segments_of(ids_BT, self.separator)
-        x_BTD = token_vectors(self.body, ids_BT, lengths_B, segments_BT)
+        x_BTD = token_vectors(self.body, ids_BT, lengths_B, self.separator)
         with torch.autocast(x_BTD.device.type, enabled=False):
             return self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
-
-
-def segments_of(ids_BT: Tensor, separator: int) -> Tensor:
-    """int64 (B, T): 0 up to the first separator, itself included; 1 behind it, as BERT tells two texts apart."""
-    is_separator_BT = (ids_BT == separator).long()
-    return (is_separator_BT.cumsum(dim=1) > is_separator_BT).long()
 
 
 def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
@@ -192,7 +183,7 @@ class Classification:
                 fix=f"set it to {config.context_length} or less, or raise model.context_length",
             )
         train, short = self.draw(of_split(rows, "train", where), task.labels_per_class, seed)
-        validation = in_drawn_order(of_split(rows, "validation", where), seed)[: settings.validation_texts]
+        validation = validation_rows(rows, where, settings.validation_texts, seed)
         self.labels = self.known_labels(rows, where)
         self.tokenizer, self.settings, self.body_config, self.seed = tokenizer, settings, config, seed
         self.separator = tokenizer.separator_id if PAIR in rows else None

@@ -22,7 +22,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.norms import widen
 from pipeline.tasks.assistant import KIND, DialogueModel, Fitted, Row, fit_dialogues
 from pipeline.tasks.batches import Batch, LengthBuckets
-from pipeline.tasks.rows import in_drawn_order, of_split
+from pipeline.tasks.rows import draw_rows, of_split, validation_rows
 from pipeline.tokenization.chat import ChatTemplate
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.training.cross_entropy import summed_nats
@@ -122,8 +122,8 @@ class Dialogue:
         seed: int,
     ) -> None:
         refuse_settings(settings, config)
-        drawn = draw_dialogues(of_split(rows, "train", where), task.labels_per_class, seed)
-        held_out = in_drawn_order(of_split(rows, "validation", where), seed)[: settings.validation_texts]
+        drawn = draw_rows(of_split(rows, "train", where), task.labels_per_class, seed)
+        held_out = validation_rows(rows, where, settings.validation_texts, seed)
         self.body_config = config
         self.buckets = np.array([settings.max_tokens])
         template = ChatTemplate(tokenizer)
@@ -188,11 +188,6 @@ def refuse_settings(settings: Finetune, config: ModelConfig) -> None:
         allowed = f"the model takes 8 to {config.context_length}"
         problems.add(f"finetune.max_tokens: a dialogue of {settings.max_tokens} tokens: {allowed}")
     problems.raise_if_any(fix="change these keys")
-
-
-def draw_dialogues(rows: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:
-    """The first `count` rows in drawn order (None: all): a larger draw contains a smaller one of the same seed."""
-    return in_drawn_order(rows, seed)[:count]
 
 
 def fit_rows(template: ChatTemplate, table: pd.DataFrame, max_tokens: int, where: str) -> Fitted:

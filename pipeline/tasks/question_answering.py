@@ -23,10 +23,11 @@ from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights
 from pipeline.tasks.answer_metrics import ANSWERABLE, UNANSWERABLE, answer_figures, are_unspaced, score_all
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
-from pipeline.tasks.question_windows import LEAST_TOKENS, AskedTexts, answer_tokens, best_span, separator
-from pipeline.tasks.rows import draw_labels, in_drawn_order, of_split
-from pipeline.tasks.tagging import is_inside_word
-from pipeline.tasks.token_classification import MOST_SPLIT_WORDS, is_causal
+from pipeline.tasks.hiding import find_hidden_id, hide_tokens
+from pipeline.tasks.question_windows import LEAST_TOKENS, AskedTexts, answer_tokens, best_span
+from pipeline.tasks.rows import draw_labels, of_split, validation_rows
+from pipeline.tasks.tagging import words_stay_whole
+from pipeline.tasks.text_windows import is_causal, refuse_window
 from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
@@ -81,16 +82,9 @@ class QuestionAnswerer(nn.Module):
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Token ids (int64, padded on the right) and their counts to logits (B, T, 2), float32."""
-        segments_BT = segments(ids_BT, self.sep_id) if self.body.config.segments > 1 else None
-        x_BTD = token_vectors(self.body, ids_BT, lengths_B, segments_BT)
+        x_BTD = token_vectors(self.body, ids_BT, lengths_B, self.sep_id)
         with torch.autocast(x_BTD.device.type, enabled=False):
             return self.head(self.dropout(x_BTD.float()))
-
-
-def segments(ids_BT: Tensor, sep_id: int) -> Tensor:
-    """int64: 0 up to the first separator of a row, which is the question's, and 1 behind it."""
-    separators_BT = (ids_BT == sep_id).long()
-    return ((separators_BT.cumsum(dim=1) - separators_BT) > 0).long()
 
 
 def place_nats(logits_BT2: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
@@ -197,21 +191,15 @@ class QuestionAnswering:
         config: ModelConfig,
         seed: int,
     ) -> None:
-        if not LEAST_TOKENS <= settings.max_tokens <= config.context_length:
-            raise HallmarkError(
-                f"a window of {settings.max_tokens} tokens: the model takes {LEAST_TOKENS} to {config.context_length}",
-                where="params.yaml: finetune.max_tokens",
-                fix="set it to a number between, or raise model.context_length",
-            )
+        refuse_window(settings.max_tokens, LEAST_TOKENS, config)
         drawn, short = draw_questions(of_split(rows, "train", where), task.labels_per_class, seed)
-        held_out = in_drawn_order(of_split(rows, "validation", where), seed)[: settings.validation_texts]
+        held_out = validation_rows(rows, where, settings.validation_texts, seed)
         learned, self.truth = (read_answers(table) for table in (drawn, held_out))
         if not any(learned):
             raise HallmarkError("no training question has an answer: there is nothing to learn", where=where)
         self.tokenizer, self.settings, self.body_config, self.seed = tokenizer, settings, config, seed
         self.buckets = bucket_lengths(settings.max_tokens)
-        hidden = [tokenizer.mask_id, tokenizer.unk_id, tokenizer.pad_id]
-        self.hidden_id = next(place for place in hidden if place is not None)
+        self.hidden_id = find_hidden_id(tokenizer)
         self.learned, self.measured = (self._ask(table) for table in (drawn, held_out))
         tokens = first_answers(self.learned, learned)
         self.train = self._batches(self.learned, tokens, drawn["id"].tolist(), settings.batch_size)
@@ -220,7 +208,11 @@ class QuestionAnswering:
         )
         self.rules = Rules(
             max_answer_tokens=max((last - first + 1 for first, last in filter(None, tokens)), default=1),
-            whole_words=words_stay_whole(drawn["text"].tolist(), learned),
+            whole_words=words_stay_whole(
+                (text, answer.start, answer.end)
+                for text, some in zip(drawn["text"], learned, strict=True)
+                for answer in some
+            ),
             unanswerable=not all(learned),
         )
         unspaced = are_unspaced(learned)
@@ -280,13 +272,13 @@ class QuestionAnswering:
         return LengthBuckets(asked.lengths, self.buckets, batch_size, collate, self.seed, of_windows)
 
     def model(self) -> QuestionAnswerer:
-        return QuestionAnswerer(self.body_config, separator(self.tokenizer), self.settings.dropout)
+        return QuestionAnswerer(self.body_config, self.tokenizer.separator_id, self.settings.dropout)
 
     def batches(self) -> LengthBuckets:
         return self.train
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        ids_BT = hide_context(batch["input_ids"], batch["context"], self.settings.token_dropout, self.hidden_id)
+        ids_BT = hide_tokens(batch["input_ids"], batch["context"], self.settings.token_dropout, self.hidden_id)
         nats_B = place_nats(model(ids_BT, batch["lengths"]), batch, self.settings.label_smoothing)
         return nats_B.sum(), (batch["lengths"] > 0).sum().float()
 
@@ -302,15 +294,6 @@ class QuestionAnswering:
         found = find_answers(self.measured, answered, self.rules)
         figures = answer_figures(score_all([each.answer for each in found], self.truth).sum(axis=0))
         return {"loss": nats / len(self.measured.windows)} | {name: float(value) for name, value in figures.items()}
-
-
-def hide_context(ids_BT: Tensor, context_BT: Tensor, share: float, hidden_id: int) -> Tensor:
-    """The ids with a share of the context's visible ones replaced by `hidden_id`, so that others must tell.
-
-    Drawn from torch's generator, whose state is in every checkpoint.
-    """
-    chosen_BT = (torch.rand(ids_BT.shape, device=ids_BT.device) < share) & context_BT
-    return ids_BT.masked_fill(chosen_BT, hidden_id)
 
 
 def read_answers(rows: pd.DataFrame) -> list[list[Answer]]:
@@ -329,13 +312,6 @@ def first_answers(asked: AskedTexts, answers: Sequence[Sequence[Answer]]) -> lis
     return [
         answer_tokens(context, some[0]) if some else None for context, some in zip(asked.contexts, answers, strict=True)
     ]
-
-
-def words_stay_whole(texts: Sequence[str], answers: Sequence[Sequence[Answer]]) -> bool:
-    """Whether answers begin and end between words, but for a few: then no predicted one may cut a word, either."""
-    places = [(text, answer) for text, some in zip(texts, answers, strict=True) for answer in some]
-    cuts = sum(is_inside_word(text, answer.start) or is_inside_word(text, answer.end) for text, answer in places)
-    return cuts <= MOST_SPLIT_WORDS * len(places)
 
 
 def count_lost(asked: AskedTexts, tokens: Sequence[tuple[int, int] | None], answers: Sequence[Sequence[Answer]]) -> int:
@@ -363,7 +339,7 @@ def load_answerer(folder: Path | str, device: str = "cpu") -> "Answerer":
         HallmarkError: weights or tokenizer are not the ones that were saved, or the task is of another kind.
     """
     weights, config, tokenizer = read_trained(folder, KIND)
-    model = QuestionAnswerer(ModelConfig.from_dict(config["model"]), separator(tokenizer))
+    model = QuestionAnswerer(ModelConfig.from_dict(config["model"]), tokenizer.separator_id)
     load_weights(model, weights)
     return Answerer(model.to(device).eval(), tokenizer, config["task"])
 

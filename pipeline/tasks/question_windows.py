@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.common.answers import Answer
-from pipeline.tasks.tagging import AlignedText, align
+from pipeline.tasks.tagging import AlignedText, encode_texts
 from pipeline.tasks.text_windows import cut_windows
 from pipeline.tokenization.tokenizer import Tokenizer
 
@@ -50,14 +50,13 @@ class AskedTexts:
         self, questions: Sequence[str], contexts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, causal: bool
     ) -> None:
         texts = list(dict.fromkeys(contexts))
-        found = zip(texts, tokenizer.encode_with_offsets(texts), strict=True)
-        aligned = {text: align(text, *encoded) for text, encoded in found}
+        aligned = dict(zip(texts, encode_texts(texts, tokenizer), strict=True))
         self.texts = list(contexts)
         self.contexts = [aligned[text] for text in contexts]
         whole = tokenizer.encode_batch(list(questions))
         self.questions = [ids[: max_tokens // 2] for ids in whole]
         self.questions_cut = sum(len(ids) > max_tokens // 2 for ids in whole)
-        self.bos_id, self.sep_id = tokenizer.bos_id, separator(tokenizer)
+        self.bos_id, self.sep_id = tokenizer.bos_id, tokenizer.separator_id
         self.windows = list(self._cut(max_tokens, causal))
         self.lengths = np.array([each.before + each.stop - each.start + 1 for each in self.windows], dtype=np.int64)
         self.causal = causal
@@ -104,12 +103,6 @@ class AskedTexts:
         context = self.contexts[question]
         start, end = int(context.starts_V[first]), int(context.ends_V[first : last + 1].max())
         return Answer(start, self.texts[question][start:end])
-
-
-def separator(tokenizer: Tokenizer) -> int:
-    """The token between question and context: sep, or what ends (else begins) a text where there is none."""
-    roles = [tokenizer.sep_id, tokenizer.eos_id, tokenizer.bos_id]
-    return next(place for place in roles if place is not None)
 
 
 def answer_tokens(context: AlignedText, answer: Answer) -> tuple[int, int] | None:

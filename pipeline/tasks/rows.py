@@ -47,6 +47,16 @@ def in_drawn_order(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
     return rows.iloc[order]
 
 
+def draw_rows(rows: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:
+    """Draw `count` rows (None: all), decided by the seed; a larger draw contains a smaller one of the same seed."""
+    return in_drawn_order(rows, seed)[:count]
+
+
+def validation_rows(rows: pd.DataFrame, where: str, most: int, seed: int) -> pd.DataFrame:
+    """At most so many rows of the validation split, decided by the seed. Raises HallmarkError if there are none."""
+    return draw_rows(of_split(rows, "validation", where), most, seed)
+
+
 def draw_labels(rows: pd.DataFrame, labels_per_class: int | None, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
     """Draw `labels_per_class` rows of each class (None: all), decided by the seed.
 

@@ -18,7 +18,7 @@ from pipeline.common.params import Finetune, Task
 from pipeline.model.accounting import body_flops_per_token, head_flops_per_token, stack_flops_per_token
 from pipeline.model.config import ModelConfig
 from pipeline.tasks.batches import Batch, LengthBuckets, pad_rows
-from pipeline.tasks.rows import in_drawn_order, of_split
+from pipeline.tasks.rows import draw_rows, of_split, validation_rows
 from pipeline.tasks.text_metrics import count_texts, text_figures
 from pipeline.tasks.text_writer import KIND, NO_TARGET, SequenceModel, TextWriter, source_room, source_rows, target_room
 from pipeline.tasks.trained import MEASURED_ROWS
@@ -118,8 +118,8 @@ class SequenceToSequence:
         self.is_decoder = config.family == "decoder"
         most = target_room(config, settings.max_tokens, task.max_target_tokens)
         room = source_room(config, settings.max_tokens, most)
-        learned = draw_pairs(of_split(rows, "train", where), task.labels_per_class, seed)
-        held_out = in_drawn_order(of_split(rows, "validation", where), seed)[: settings.validation_texts]
+        learned = draw_rows(of_split(rows, "train", where), task.labels_per_class, seed)
+        held_out = validation_rows(rows, where, settings.validation_texts, seed)
         limits = tokenizer, self.is_decoder, room, most
         self.learned, self.measured = encode_pairs(learned, *limits), encode_pairs(held_out, *limits)
         lengths = [self._lengths(pairs) for pairs in (self.learned, self.measured)]
@@ -200,9 +200,3 @@ class SequenceToSequence:
         )
         labels = [[NO_TARGET] * (len(source) - 1) + target for source, target in chosen]
         return {"input_ids": ids_BT, "labels": pad_rows(labels, rows, length, NO_TARGET)[0]}
-
-
-def draw_pairs(rows: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:
-    """Draw `count` pairs (None: all), decided by the seed; a larger draw contains a smaller one."""
-    drawn = in_drawn_order(rows, seed)
-    return drawn if count is None else drawn[:count]

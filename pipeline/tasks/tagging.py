@@ -7,15 +7,17 @@ Legend: V visible tokens of a text, C labels, K = 1 + 2C tags.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.common.scripts import UNSPACED
 from pipeline.common.spans import Span
+from pipeline.tokenization.tokenizer import Tokenizer
 
 OUTSIDE = 0
+MOST_SPLIT_WORDS = 0.01  # share of what is learned that may begin or end inside a word where words stay whole
 # Scripts that put no spaces between words: each of their characters may begin a span.
 NO_SPACES = re.compile(f"[{UNSPACED}]")
 
@@ -59,6 +61,21 @@ def align(text: str, ids: list[int], offsets: Sequence[tuple[int, int]]) -> Alig
         last_start, last_end = start, max(end, last_end)
     columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
     return AlignedText(ids, *columns[:3], *columns[3:].astype(bool))
+
+
+def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> list[AlignedText]:
+    found = tokenizer.encode_with_offsets(list(texts))
+    return [align(text, ids, offsets) for text, (ids, offsets) in zip(texts, found, strict=True)]
+
+
+def words_stay_whole(places: Iterable[tuple[str, int, int]]) -> bool:
+    """Whether what is learned stands between words, but for a little: then nothing predicted may cut a word, either.
+
+    Args:
+        places: a text each, and where what is learned of it begins and ends.
+    """
+    cuts = [is_inside_word(text, start) or is_inside_word(text, end) for text, start, end in places]
+    return sum(cuts) <= MOST_SPLIT_WORDS * len(cuts)
 
 
 def is_inside_word(text: str, place: int) -> bool:

@@ -3,6 +3,9 @@
 from itertools import pairwise
 from typing import NamedTuple
 
+from pipeline.common.errors import HallmarkError
+from pipeline.model.config import ModelConfig
+
 OVERLAP = 4  # a quarter of a window is shared with the next
 
 
@@ -13,6 +16,20 @@ class Window(NamedTuple):
     stop: int
     first: int
     last: int
+
+
+def is_causal(config: ModelConfig) -> bool:
+    return config.family == "decoder"
+
+
+def refuse_window(size: int, least: int, config: ModelConfig) -> None:
+    """Raises HallmarkError if a window of `size` tokens is too small, or larger than the network sees."""
+    if not least <= size <= config.context_length:
+        raise HallmarkError(
+            f"a window of {size} tokens: the model takes {least} to {config.context_length}",
+            where="params.yaml: finetune.max_tokens",
+            fix="set it to a number between, or raise model.context_length",
+        )
 
 
 def cut_windows(length: int, size: int, causal: bool = False) -> list[Window]:

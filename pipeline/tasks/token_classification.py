@@ -16,23 +16,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Finetune, Task
 from pipeline.common.spans import Span, spans_from_json
 from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
-from pipeline.tasks.rows import draw_by_labels, in_drawn_order, labels_of_training, of_split
+from pipeline.tasks.hiding import find_hidden_id, hide_tokens
+from pipeline.tasks.rows import draw_by_labels, in_drawn_order, labels_of_training, of_split, validation_rows
 from pipeline.tasks.span_metrics import count_spans, span_figures
-from pipeline.tasks.tagging import AlignedText, align, best_tags, is_inside_word, spans_of_tags, tag_tokens
-from pipeline.tasks.text_windows import Window, cut_windows
+from pipeline.tasks.tagging import AlignedText, best_tags, encode_texts, spans_of_tags, tag_tokens, words_stay_whole
+from pipeline.tasks.text_windows import Window, cut_windows, is_causal, refuse_window
 from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "token_classification"
+LEAST_TOKENS = 8  # of a window
 NO_TAG = -100  # of positions that do not count
-MOST_SPLIT_WORDS = 0.01  # share of the training spans that may begin or end inside a word where words stay whole
 
 
 class ScoredSpan(NamedTuple):
@@ -76,20 +76,6 @@ def tag_nats(logits_BTK: Tensor, tags_BT: Tensor, label_smoothing: float = 0.0) 
     """The summed cross-entropy of the positions that have a tag, a scalar."""
     logits, tags = logits_BTK.flatten(0, 1), tags_BT.flatten()
     return cross_entropy(logits, tags, ignore_index=NO_TAG, reduction="sum", label_smoothing=label_smoothing)
-
-
-def hide_tokens(ids_BT: Tensor, tags_BT: Tensor, share: float, hidden_id: int) -> Tensor:
-    """The ids with a share of those that have a tag replaced by `hidden_id`, so that their surroundings must tell.
-
-    Drawn from torch's generator, whose state is in every checkpoint.
-    """
-    chosen_BT = (torch.rand(ids_BT.shape, device=ids_BT.device) < share) & (tags_BT != NO_TAG)
-    return ids_BT.masked_fill(chosen_BT, hidden_id)
-
-
-def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> list[AlignedText]:
-    found = tokenizer.encode_with_offsets(list(texts))
-    return [align(text, ids, offsets) for text, (ids, offsets) in zip(texts, found, strict=True)]
 
 
 class WindowedTexts:
@@ -148,24 +134,20 @@ class TokenClassification:
         config: ModelConfig,
         seed: int,
     ) -> None:
-        if not 8 <= settings.max_tokens <= config.context_length:
-            raise HallmarkError(
-                f"a window of {settings.max_tokens} tokens: the model takes 8 to {config.context_length}",
-                where="params.yaml: finetune.max_tokens",
-                fix="set it to a number between, or raise model.context_length",
-            )
+        refuse_window(settings.max_tokens, LEAST_TOKENS, config)
         drawn, short = draw_texts(of_split(rows, "train", where), task.labels_per_class, seed)
-        held_out = in_drawn_order(of_split(rows, "validation", where), seed)[: settings.validation_texts]
+        held_out = validation_rows(rows, where, settings.validation_texts, seed)
         self.labels = known_span_labels(rows, where)
         self.tokenizer, self.settings, self.body_config, self.seed = tokenizer, settings, config, seed
         self.buckets = bucket_lengths(settings.max_tokens)
-        self.whole_words = words_stay_whole(drawn)
-        hidden = [tokenizer.mask_id, tokenizer.unk_id, tokenizer.pad_id]
-        self.hidden_id = next(place for place in hidden if place is not None)
+        learned, self.truth = ([spans_from_json(content) for content in table["spans"]] for table in (drawn, held_out))
+        self.whole_words = words_stay_whole(
+            (text, span.start, span.end) for text, own in zip(drawn["text"], learned, strict=True) for span in own
+        )
+        self.hidden_id = find_hidden_id(tokenizer)
         windows = (settings.max_tokens, is_causal(config), tokenizer.bos_id)
         self.learned = WindowedTexts(encode_texts(drawn["text"].tolist(), tokenizer), *windows)
         self.measured = WindowedTexts(encode_texts(held_out["text"].tolist(), tokenizer), *windows)
-        learned, self.truth = ([spans_from_json(content) for content in table["spans"]] for table in (drawn, held_out))
         tags = [self._tags(self.learned, learned), self._tags(self.measured, self.truth)]
         self.train = self._batches(self.learned, tags[0], drawn["id"].tolist(), settings.batch_size)
         self.validation = self._batches(self.measured, tags[1], held_out["id"].tolist(), MEASURED_ROWS)
@@ -210,7 +192,7 @@ class TokenClassification:
         return LengthBuckets(windowed.lengths, self.buckets, batch_size, collate, self.seed, of_windows)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        ids_BT = hide_tokens(batch["input_ids"], batch["tags"], self.settings.token_dropout, self.hidden_id)
+        ids_BT = hide_tokens(batch["input_ids"], batch["tags"] != NO_TAG, self.settings.token_dropout, self.hidden_id)
         return token_loss(model, batch | {"input_ids": ids_BT}, self.settings.label_smoothing)
 
     def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -238,10 +220,6 @@ class TokenClassification:
         }
 
 
-def is_causal(config: ModelConfig) -> bool:
-    return config.family == "decoder"
-
-
 def known_span_labels(rows: pd.DataFrame, where: str) -> list[str]:
     """The labels that training knows, sorted. Raises HallmarkError: see `pipeline.tasks.rows.labels_of_training`."""
     labels = [[span.label for span in spans_from_json(content)] for content in rows["spans"]]
@@ -256,16 +234,6 @@ def draw_texts(rows: pd.DataFrame, texts_per_label: int | None, seed: int) -> tu
     drawn = in_drawn_order(rows, seed)
     labels = [{span.label for span in spans_from_json(content)} for content in drawn["spans"]]
     return draw_by_labels(drawn, labels, texts_per_label)
-
-
-def words_stay_whole(rows: pd.DataFrame) -> bool:
-    """Whether spans begin and end between words, but for a few: then no predicted span may cut a word, either."""
-    cuts = total = 0
-    for text, content in zip(rows["text"], rows["spans"], strict=True):
-        for span in spans_from_json(content):
-            total += 1
-            cuts += is_inside_word(text, span.start) or is_inside_word(text, span.end)
-    return cuts <= MOST_SPLIT_WORDS * total
 
 
 def count_lost(

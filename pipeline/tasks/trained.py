@@ -22,12 +22,24 @@ MEASURED_ROWS = 32  # rows at once in validation
 PREDICTED_ROWS = {"cpu": 1, "cuda": 64}  # rows at once in prediction
 
 
-def token_vectors(body: Transformer, ids_BT: Tensor, lengths_B: Tensor, segments_BT: Tensor | None = None) -> Tensor:
-    """Token ids (int64, padded on the right), their counts, and the segments of pairs (None: all 0) to x_BTD."""
+def token_vectors(body: Transformer, ids_BT: Tensor, lengths_B: Tensor, separator: int | None = None) -> Tensor:
+    """Token ids (int64, padded on the right) and their counts to x_BTD.
+
+    `separator` stands between two texts; a network that has segments tells them apart. None: there is one text.
+    """
     visible_BT = None  # padding stands on the right, where no token of a decoder looks
     if body.encoder is not None:
         visible_BT = torch.arange(ids_BT.size(1), device=ids_BT.device) < lengths_B[:, None]
+    segments_BT = None
+    if separator is not None and body.config.segments > 1:
+        segments_BT = segments_of(ids_BT, separator)
     return body.hidden_states(ids_BT, visible_BT, segments_BT=segments_BT)
+
+
+def segments_of(ids_BT: Tensor, separator: int) -> Tensor:
+    """int64 (B, T): 0 up to the first separator, itself included; 1 behind it, as BERT tells two texts apart."""
+    is_separator_BT = (ids_BT == separator).long()
+    return (is_separator_BT.cumsum(dim=1) > is_separator_BT).long()
 
 
 def save_trained(

@@ -13,13 +13,15 @@ from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Finetune, Task
 from pipeline.model.config import ModelConfig
 from pipeline.tasks.assistant import Assistant, DialogueModel, Row, fit_dialogues, load_assistant
-from pipeline.tasks.dialogue import Dialogue, PackedDialogues, dialogue_loss, draw_dialogues, longest_answer
+from pipeline.tasks.dialogue import Dialogue, PackedDialogues, dialogue_loss, longest_answer
 from pipeline.tasks.kinds import KINDS
+from pipeline.tasks.rows import draw_rows
 from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.chat import ChatTemplate
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
 from pipeline.training.masking import NO_TARGET
+from tests.tasks.learning import learn
 
 COLOURS = {"grass": "green", "the sky": "blue", "snow": "white", "coal": "black"}
 FINETUNE = Finetune(epochs=2, batch_size=4, max_tokens=56, validation_texts=50)
@@ -166,16 +168,7 @@ def test_every_dialogue_comes_once_an_epoch_and_a_stopped_training_goes_on_alike
 
 def test_it_learns_to_answer_and_to_stop(tokenizer: Tokenizer, tmp_path: Path) -> None:
     task = make_task(tokenizer)
-    torch.manual_seed(0)
-    model = task.model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(150):
-        [batch], _ = next(task.batches())
-        loss, count = task.loss(model, batch)
-        (loss / count).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.eval()
+    model = learn(task, 150)
     with torch.no_grad():
         figures = task.measure(model, torch.device("cpu"))
     assert figures["token_accuracy"] > 0.9
@@ -220,6 +213,6 @@ def test_settings_that_cannot_be_are_one_message(tokenizer: Tokenizer) -> None:
 
 def test_a_larger_draw_contains_a_smaller_one() -> None:
     train = make_rows(12).query("split == 'train'")
-    few, more = (set(draw_dialogues(train, count, seed=1)["id"]) for count in (3, 6))
+    few, more = (set(draw_rows(train, count, seed=1)["id"]) for count in (3, 6))
     assert few < more
-    assert (len(few), len(draw_dialogues(train, None, seed=1))) == (3, 12)
+    assert (len(few), len(draw_rows(train, None, seed=1))) == (3, 12)

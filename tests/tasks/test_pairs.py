@@ -9,11 +9,11 @@ import torch
 
 from pipeline.common.errors import HallmarkError
 from pipeline.model.config import ModelConfig
-from pipeline.tasks.classification import TextClassifier, drop_tokens, load_classifier, segments_of
+from pipeline.tasks.classification import TextClassifier, drop_tokens, load_classifier
 from pipeline.tasks.distillation import take_teacher
 from pipeline.tasks.encoding import encode_rows
 from pipeline.tasks.rows import texts_of
-from pipeline.tasks.trained import save_trained
+from pipeline.tasks.trained import save_trained, segments_of
 from pipeline.tokenization.tokenizer import Tokenizer
 from tests.tasks.test_classification import config, make_task, random_classifier, rows, tokenizer
 

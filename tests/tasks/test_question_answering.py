@@ -18,6 +18,7 @@ from pipeline.model.adapters import merge_adapters
 from pipeline.model.config import ModelConfig
 from pipeline.model.weights import named_weights
 from pipeline.tasks.answer_metrics import score
+from pipeline.tasks.hiding import hide_tokens
 from pipeline.tasks.kinds import KINDS
 from pipeline.tasks.question_answering import (
     Answerer,
@@ -26,17 +27,16 @@ from pipeline.tasks.question_answering import (
     Rules,
     draw_questions,
     find_answers,
-    hide_context,
     load_answerer,
     place_nats,
-    segments,
 )
-from pipeline.tasks.question_windows import AskedTexts, answer_tokens, best_span, separator
-from pipeline.tasks.trained import save_trained
+from pipeline.tasks.question_windows import AskedTexts, answer_tokens, best_span
+from pipeline.tasks.trained import save_trained, segments_of
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
 from pipeline.training.adapting import adapt
 from pipeline.training.optimizers import finetuning_optimizers
+from tests.tasks.learning import learn
 
 PEOPLE, PLACES = ["Anna", "Zoë Bell", "王小明"], ["Rome", "New York", "北京"]
 FINETUNE = Finetune(epochs=2, batch_size=4, max_tokens=24, validation_texts=50, token_dropout=0.0, dropout=0.0)
@@ -83,7 +83,7 @@ def make_task(
 
 def random_model(config: ModelConfig, tokenizer: Tokenizer) -> QuestionAnswerer:
     torch.manual_seed(0)
-    model = QuestionAnswerer(config, separator(tokenizer))
+    model = QuestionAnswerer(config, tokenizer.separator_id)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -180,13 +180,13 @@ def test_only_tokens_of_the_context_are_hidden() -> None:
     torch.manual_seed(0)
     ids, context = torch.arange(1, 2001)[None], torch.zeros(1, 2000, dtype=torch.bool)
     context[:, :1000] = True
-    hidden = hide_context(ids, context, 0.25, hidden_id=0) == 0
+    hidden = hide_tokens(ids, context, 0.25, hidden_id=0) == 0
     assert not hidden[:, 1000:].any()
     assert 200 < hidden.sum() < 300
 
 
 def test_the_second_segment_begins_behind_the_first_separator() -> None:
-    assert segments(torch.tensor([[1, 7, 3, 8, 3, 0], [1, 3, 9, 3, 0, 0]]), 3).tolist() == [
+    assert segments_of(torch.tensor([[1, 7, 3, 8, 3, 0], [1, 3, 9, 3, 0, 0]]), 3).tolist() == [
         [0, 0, 0, 1, 1, 1],
         [0, 0, 1, 1, 1, 1],
     ]
@@ -319,16 +319,7 @@ def test_measuring_agrees_with_the_trained_answerer(
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
 def test_it_learns_who_where_and_when_to_say_nothing(rows: pd.DataFrame, tokenizer: Tokenizer, family: str) -> None:
     task = make_task(rows, tokenizer, family, max_tokens=32, batch_size=9)
-    torch.manual_seed(0)
-    model = task.model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(100):
-        [batch], _ = next(task.batches())
-        loss, count = task.loss(model, batch)
-        (loss / count).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.eval()
+    model = learn(task, 100)
     with torch.no_grad():
         assert task.measure(model, torch.device("cpu"))["f1"] > 0.7
 

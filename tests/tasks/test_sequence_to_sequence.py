@@ -16,11 +16,13 @@ from pipeline.common.errors import HallmarkError
 from pipeline.model.config import ModelConfig
 from pipeline.model.generation.decoding import Decoding, decoding_step
 from pipeline.tasks.kinds import KINDS
-from pipeline.tasks.sequence_to_sequence import SIZE_SHARES, SequenceToSequence, choose_sizes, draw_pairs, fit_sizes
+from pipeline.tasks.rows import draw_rows
+from pipeline.tasks.sequence_to_sequence import SIZE_SHARES, SequenceToSequence, choose_sizes, fit_sizes
 from pipeline.tasks.text_writer import NO_TARGET, SequenceModel, TextWriter, load_writer, source_rows
 from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.training.runtime import Runtime
+from tests.tasks.learning import learn
 from tests.tasks.pairs import make_config, make_rows, make_task, make_tokenizer
 
 FAMILIES = ("encoder-decoder", "decoder")
@@ -169,17 +171,7 @@ def test_it_learns_the_words(rows: pd.DataFrame, tokenizer: Tokenizer, family: s
     train = rows[rows["split"] == "train"]
     seen = pd.concat([train, train.assign(id=train["id"] + "-seen", split="validation")], ignore_index=True)
     task = make_task(seen, tokenizer, make_config(tokenizer, family), batch_size=8)
-    torch.manual_seed(0)
-    model = task.model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(90):
-        [batch], _ = next(task.batches())
-        loss, count = task.loss(model, batch)
-        (loss / count).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    model.eval()
+    model = learn(task, 90, clip=1.0)
     with torch.no_grad():
         found = task.measure(model, torch.device("cpu"))
     assert found["chrf"] > 70
@@ -226,8 +218,8 @@ def test_targets_have_room_where_nothing_is_asked(rows: pd.DataFrame, tokenizer:
 
 
 def test_a_draw_takes_so_many_pairs(rows: pd.DataFrame) -> None:
-    assert set(draw_pairs(rows, 4, seed=1)["id"]) < set(draw_pairs(rows, 8, seed=1)["id"])
-    assert len(draw_pairs(rows, None, seed=1)) == len(rows)
+    assert set(draw_rows(rows, 4, seed=1)["id"]) < set(draw_rows(rows, 8, seed=1)["id"])
+    assert len(draw_rows(rows, None, seed=1)) == len(rows)
 
 
 def test_what_cannot_be_learned_is_refused(rows: pd.DataFrame, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -13,22 +13,22 @@ from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Finetune, Task
 from pipeline.common.spans import Span, spans_from_json, spans_to_json
 from pipeline.model.config import ModelConfig
+from pipeline.tasks.hiding import hide_tokens
 from pipeline.tasks.kinds import KINDS
+from pipeline.tasks.tagging import encode_texts, words_stay_whole
 from pipeline.tasks.token_classification import (
     NO_TAG,
     TokenClassification,
     TokenClassifier,
     WindowedTexts,
     draw_texts,
-    encode_texts,
-    hide_tokens,
     load_token_labeller,
     token_loss,
-    words_stay_whole,
 )
 from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
+from tests.tasks.learning import learn
 
 NAMES = {"person": ["Anna", "Zoë Bell", "王小明"], "place": ["Rome", "New York", "北京"]}
 FINETUNE = Finetune(epochs=2, batch_size=4, max_tokens=24, validation_texts=50, token_dropout=0.0, dropout=0.0)
@@ -122,7 +122,7 @@ def test_only_tokens_that_count_are_hidden() -> None:
     torch.manual_seed(0)
     ids, tags = torch.arange(1, 2001)[None], torch.full((1, 2000), NO_TAG)
     tags[:, :1000] = 0
-    hidden = hide_tokens(ids, tags, 0.25, hidden_id=0) == 0
+    hidden = hide_tokens(ids, tags != NO_TAG, 0.25, hidden_id=0) == 0
     assert not hidden[:, 1000:].any()
     assert 200 < hidden.sum() < 300
 
@@ -155,9 +155,9 @@ def test_no_span_cuts_a_word_where_words_stay_whole(tokenizer: Tokenizer, rows: 
     for whole_words in (True, False):
         folder = tmp_path / str(whole_words)
         save_trained(folder, random_model(config), task | {"whole_words": whole_words}, "float32", tokenizer)
-        table = pd.DataFrame({"text": rows["text"]})
-        table["spans"] = [spans_to_json(spans) for spans in load_token_labeller(folder).predict(table["text"].tolist())]
-        cut[whole_words] = not words_stay_whole(table)
+        texts = rows["text"].tolist()
+        predicted = zip(texts, load_token_labeller(folder).predict(texts), strict=True)
+        cut[whole_words] = not words_stay_whole((text, span.start, span.end) for text, own in predicted for span in own)
     assert cut == {True: False, False: True}
 
 
@@ -177,16 +177,7 @@ def test_measuring_agrees_with_the_trained_labeller(rows: pd.DataFrame, tokenize
 
 def test_it_learns_the_names(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:
     task = make_task(rows, tokenizer)
-    torch.manual_seed(0)
-    model = task.model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(120):
-        [batch], _ = next(task.batches())
-        loss, count = task.loss(model, batch)
-        (loss / count).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.eval()
+    model = learn(task, 120)
     with torch.no_grad():
         assert task.measure(model, torch.device("cpu"))["micro_f1"] > 0.7
 
