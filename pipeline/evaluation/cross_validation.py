@@ -124,5 +124,7 @@ def _measure(
         )
     tested = pd.concat([open_rows[open_rows["split"] == TRAIN], rows[held_out].assign(split=VALIDATION)])
     trained.model.eval()
+    measured = prepare(tested, int(held_out.sum()))
+    measured.config |= trained.tuned
     with torch.inference_mode():
-        return prepare(tested, int(held_out.sum())).measure(trained.model, trained.runtime.device)
+        return measured.measure(trained.model, trained.runtime.device)

@@ -59,6 +59,7 @@ def evaluate_question_answering(
     metrics: dict[str, Any] = {
         **_headlines(scores, asked[1], model.unspaced, settings, seed),
         **_by_kind(scores["predicted"], truth),
+        **({"threshold": model.rules.threshold} if model.rules.unanswerable else {}),
         "labels_per_class": task.labels_per_class,
         "classes_with_too_few_texts": short,
         "train_rows": len(drawn),

@@ -76,7 +76,8 @@ def main(stage: Stage) -> None:
     )
     stage.write_metrics(
         {
-            "validation": best,
+            "validation": best | trained.validation,
+            **trained.tuned,
             "best_epoch": (result.best_step or 0) // trained.steps_per_epoch,
             "epochs": result.steps // trained.steps_per_epoch,
             "steps": result.steps,

@@ -88,6 +88,27 @@ def answer_figures(sums_S4: np.ndarray) -> Figures:
     return {name: sums_S4[..., place] / questions_S for place, name in enumerate(FIGURES)}
 
 
+def best_threshold(leads_N: np.ndarray, answered_N: np.ndarray, nothing_N: np.ndarray) -> float:
+    """The threshold with the best mean figure when a question is answered if its lead is above it.
+
+    That is the search for "best_f1_thresh" in SQuAD's official script (version 2.0), but the threshold lies in the
+    middle between two leads, and of equals it is the one nearest to 0, 0 itself included.
+
+    Args:
+        leads_N: by how much the best answer is above no answer, float64; -inf where there is none to give.
+        answered_N, nothing_N: the figure of each question if it is answered, and if it is not.
+    """
+    edges = np.unique(leads_N[np.isfinite(leads_N)])
+    if not len(edges):
+        return 0.0
+    candidates_K = np.concatenate([[0.0, edges[0] - 1, edges[-1] + 1], (edges[:-1] + edges[1:]) / 2])
+    order = np.argsort(leads_N, kind="stable")
+    gains_N = np.append(np.cumsum((answered_N - nothing_N)[order][::-1])[::-1], 0.0)  # of answering it and all above
+    totals_K = gains_N[np.searchsorted(leads_N[order], candidates_K, side="right")].round(9)  # sums of equals are equal
+    best_K = candidates_K[totals_K == totals_K.max()]
+    return float(best_K[np.abs(best_K).argmin()])
+
+
 def are_unspaced(answers: Sequence[Sequence[Answer]]) -> bool:
     """Whether most answers have a character of a script without spaces."""
     marks = [bool(UNSPACED_CHARACTER.search(answer.text)) for some in answers for answer in some]

@@ -20,12 +20,19 @@ from pipeline.training.runtime import Runtime, choose_runtime
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A trained model with its best weights, how the training went, and on what."""
+    """A trained model with its best weights, how the training went, and on what.
+
+    Attributes:
+        tuned: what was chosen on validation then; it is in the task's config, too.
+        validation: if there is such a thing, the figures with it.
+    """
 
     model: Any
     result: TrainResult
     runtime: Runtime
     steps_per_epoch: int
+    tuned: dict[str, float]
+    validation: dict[str, float]
 
 
 def fine_tune(
@@ -97,4 +104,17 @@ def fine_tune(
         validate=lambda: task.measure(model, runtime.device),
         report=report,
     )
-    return FineTuned(model, result, runtime, batches.steps_per_epoch)
+    tuned, validation = _tune(task, model, runtime)
+    return FineTuned(model, result, runtime, batches.steps_per_epoch, tuned, validation)
+
+
+def _tune(task: Any, model: Any, runtime: Runtime) -> tuple[dict[str, float], dict[str, float]]:
+    """Choose on validation what is not learned, and measure again with it; or nothing, where there is nothing."""
+    tune = KINDS[task.config["kind"]].tune
+    if tune is None:
+        return {}, {}
+    model.eval()
+    with torch.no_grad(), runtime.autocast(), runtime.eager():
+        tuned = tune(task, model, runtime.device)
+        task.config |= tuned
+        return tuned, task.measure(model, runtime.device) if tuned else {}

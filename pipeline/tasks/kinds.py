@@ -63,18 +63,21 @@ class Kind:
         load: reads the folder of a trained model, onto a device; it answers to `predict(texts)`,
             or `predict(questions, contexts)`.
         flops_per_token: of training, forward and backward, per token of "input_ids".
+        tune: what of predicting is chosen on the validation split, once the weights are: (task, network, device) to
+            entries for the task's `config`, which `measure` heeds. None: there is no such thing.
     """
 
     prepare: Callable[..., FinetuneTask]
     load: Callable[[Path | str, str], Any]
     flops_per_token: Callable[[ModelConfig], int] = body_flops_per_token
+    tune: Callable[[Any, nn.Module, torch.device], dict[str, float]] | None = None
 
 
 KINDS = {
     "classification": Kind(Classification, load_classifier),
     "multi_label_classification": Kind(MultiLabelClassification, load_multi_label_classifier),
     "token_classification": Kind(TokenClassification, load_token_labeller),
-    "question_answering": Kind(QuestionAnswering, load_answerer),
+    "question_answering": Kind(QuestionAnswering, load_answerer, tune=QuestionAnswering.tune),
     "sequence_to_sequence": Kind(SequenceToSequence, load_writer, flops_per_token),
     "dialogue": Kind(Dialogue, load_assistant),
 }

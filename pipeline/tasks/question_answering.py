@@ -21,7 +21,15 @@ from pipeline.common.params import Finetune, Task
 from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights
-from pipeline.tasks.answer_metrics import ANSWERABLE, UNANSWERABLE, answer_figures, are_unspaced, score_all
+from pipeline.tasks.answer_metrics import (
+    ANSWERABLE,
+    FIGURES,
+    UNANSWERABLE,
+    answer_figures,
+    are_unspaced,
+    best_threshold,
+    score_all,
+)
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
 from pipeline.tasks.hiding import find_hidden_id, hide_tokens
 from pipeline.tasks.question_windows import LEAST_TOKENS, AskedTexts, answer_tokens, best_span
@@ -54,11 +62,19 @@ class Rules(NamedTuple):
         max_answer_tokens: visible tokens at most.
         whole_words: whether it begins and ends between words.
         unanswerable: whether a question may stay without an answer.
+        threshold: if so, by how much an answer's sum of scores has to be above that of "no answer here"; chosen on
+            validation. SQuAD's null score difference has the other sign.
     """
 
     max_answer_tokens: int
     whole_words: bool
     unanswerable: bool
+    threshold: float = 0.0
+
+    @classmethod
+    def of(cls, task: dict[str, Any]) -> "Rules":
+        """Those in "task" of a config."""
+        return cls(**{name: task[name] for name in cls._fields if name in task})
 
 
 class QuestionAnswerer(nn.Module):
@@ -111,24 +127,19 @@ def find_answers(asked: AskedTexts, logits: Iterable[tuple[Sequence[int], Tensor
 
     In every window the best span is the one whose first and last token have the largest sum of scores. The best of all
     windows is the one that is furthest above "no answer here" of its own window, since scores of different windows
-    have no common zero. It is the answer if it is above that at all, or if no question may stay without one.
+    have no common zero. It is the answer if it is above that by more than the threshold, or if no question may stay
+    without one.
 
     Args:
         asked: questions and contexts.
         logits: the network's scores (B, T, 2), batch by batch, with the numbers of their windows; behind them padding.
         rules: what an answer may be like.
     """
-    best = [WindowAnswer(1.0, -np.inf, None, 0.0) for _ in asked.questions]
-    for windows, logits_BT2 in logits:
-        for window, scores_T2 in zip(windows, logits_BT2.double().cpu().numpy(), strict=False):
-            found, number = read_window(asked, window, scores_T2, rules), asked.windows[window].question
-            nothing = min(best[number].nothing, found.nothing)
-            best[number] = max(best[number], found, key=lambda each: each.lead)._replace(nothing=nothing)
     return [
         FoundAnswer(None, each.nothing)
-        if each.answer is None or (rules.unanswerable and each.lead <= 0)
+        if each.answer is None or (rules.unanswerable and each.lead <= rules.threshold)
         else FoundAnswer(each.answer, each.score)
-        for each in best
+        for each in best_windows(asked, logits, rules)
     ]
 
 
@@ -146,6 +157,17 @@ class WindowAnswer(NamedTuple):
     lead: float
     answer: Answer | None
     score: float
+
+
+def best_windows(asked: AskedTexts, logits: Iterable[tuple[Sequence[int], Tensor]], rules: Rules) -> list[WindowAnswer]:
+    """For each question what its best window says, with the smallest probability of no answer in any of its windows."""
+    best = [WindowAnswer(1.0, -np.inf, None, 0.0) for _ in asked.questions]
+    for windows, logits_BT2 in logits:
+        for window, scores_T2 in zip(windows, logits_BT2.double().cpu().numpy(), strict=False):
+            found, number = read_window(asked, window, scores_T2, rules), asked.windows[window].question
+            nothing = min(best[number].nothing, found.nothing)
+            best[number] = max(best[number], found, key=lambda each: each.lead)._replace(nothing=nothing)
+    return best
 
 
 def read_window(asked: AskedTexts, window: int, scores_T2: np.ndarray, rules: Rules) -> WindowAnswer:
@@ -206,7 +228,7 @@ class QuestionAnswering:
         self.validation = self._batches(
             self.measured, first_answers(self.measured, self.truth), held_out["id"].tolist(), MEASURED_ROWS
         )
-        self.rules = Rules(
+        rules = Rules(
             max_answer_tokens=max((last - first + 1 for first, last in filter(None, tokens)), default=1),
             whole_words=words_stay_whole(
                 (text, answer.start, answer.end)
@@ -221,7 +243,7 @@ class QuestionAnswering:
             "kind": KIND,
             "max_tokens": settings.max_tokens,
             "unspaced": unspaced,
-            **self.rules._asdict(),
+            **rules._asdict(),
         }
         self.facts = {
             "train_texts": len(drawn),
@@ -230,11 +252,15 @@ class QuestionAnswering:
             "train_questions_cut": self.learned.questions_cut,
             "train_answers_that_no_tokens_are": count_lost(self.learned, tokens, learned),
             "train_answers_that_no_window_holds": count_cut(self.learned, tokens),
-            "longest_answer_in_tokens": self.rules.max_answer_tokens,
-            "words_stay_whole": self.rules.whole_words,
+            "longest_answer_in_tokens": rules.max_answer_tokens,
+            "words_stay_whole": rules.whole_words,
             "validation_texts": len(held_out),
             "classes_with_too_few_texts": short,
         }
+
+    @property
+    def rules(self) -> Rules:
+        return Rules.of(self.config)
 
     def _ask(self, table: pd.DataFrame) -> AskedTexts:
         questions, contexts = table["pair"].tolist(), table["text"].tolist()
@@ -284,6 +310,26 @@ class QuestionAnswering:
 
     def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Validation loss (without smoothing), exact match and F1; in eval mode without gradients."""
+        nats, answered = self._read_validation(model, device)
+        found = find_answers(self.measured, answered, self.rules)
+        figures = answer_figures(score_all([each.answer for each in found], self.truth).sum(axis=0))
+        return {"loss": nats / len(self.measured.windows)} | {name: float(value) for name, value in figures.items()}
+
+    def tune(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """The threshold with the best F1 on validation, if questions with and without an answer are there; else {}.
+
+        Call in eval mode without gradients.
+        """
+        if not self.rules.unanswerable or all(self.truth) or not any(self.truth):
+            return {}
+        best = best_windows(self.measured, self._read_validation(model, device)[1], self.rules)
+        figure = FIGURES.index(self.best_metric)
+        answered_N = score_all([each.answer for each in best], self.truth)[:, figure]
+        nothing_N = score_all([None] * len(best), self.truth)[:, figure]
+        return {"threshold": best_threshold(np.array([each.lead for each in best]), answered_N, nothing_N)}
+
+    def _read_validation(self, model: nn.Module, device: torch.device) -> tuple[float, list[tuple[list[int], Tensor]]]:
+        """The summed loss over the windows of validation, and their scores."""
         nats = 0.0
         answered: list[tuple[list[int], Tensor]] = []
         for numbers, batch in self.validation.one_pass():
@@ -291,9 +337,7 @@ class QuestionAnswering:
             logits_BT2 = model(moved["input_ids"], moved["lengths"])
             nats += float(place_nats(logits_BT2, moved).sum())
             answered.append((numbers.tolist(), logits_BT2.cpu()))
-        found = find_answers(self.measured, answered, self.rules)
-        figures = answer_figures(score_all([each.answer for each in found], self.truth).sum(axis=0))
-        return {"loss": nats / len(self.measured.windows)} | {name: float(value) for name, value in figures.items()}
+        return nats, answered
 
 
 def read_answers(rows: pd.DataFrame) -> list[list[Answer]]:
@@ -351,7 +395,7 @@ class Answerer(Trained):
 
     def __init__(self, model: QuestionAnswerer, tokenizer: Tokenizer, task: dict[str, Any]) -> None:
         super().__init__(model, tokenizer, task)
-        self.rules = Rules(**{name: task[name] for name in Rules._fields})
+        self.rules = Rules.of(task)
         self.unspaced: bool = task["unspaced"]
 
     @torch.inference_mode()

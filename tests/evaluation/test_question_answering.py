@@ -15,7 +15,7 @@ from pipeline.evaluation.question_answering import evaluate_question_answering
 from pipeline.evaluation.report.answer_page import QUESTION_ANSWERING, answer_findings
 from pipeline.evaluation.report.findings import bars, result_rows, verdicts
 from pipeline.tasks.answer_metrics import answer_figures, score_all
-from pipeline.tasks.question_answering import FoundAnswer
+from pipeline.tasks.question_answering import FoundAnswer, Rules
 
 ROME, OSLO = "Anna lives in Rome.", "Omar went to Oslo, in May."
 TEST = [  # context, question, true answers, what the model says, what the scratch arm says
@@ -29,6 +29,8 @@ TEST = [  # context, question, true answers, what the model says, what the scrat
 
 class Says:
     """Stands in for a trained model: what it says is given."""
+
+    rules = Rules(max_answer_tokens=9, whole_words=True, unanswerable=True, threshold=0.25)
 
     def __init__(self, answers: list[tuple[int, str] | None], unspaced: bool = False) -> None:
         self.found = [FoundAnswer(Answer(*each) if each else None, 0.5 + 0.1 * n) for n, each in enumerate(answers)]
@@ -81,6 +83,7 @@ def test_figures_of_the_model_and_its_baselines() -> None:
         }
     )
     assert found["unanswerable"]["exact_match"] == pytest.approx(0.5)
+    assert found["threshold"] == 0.25
     assert found["train_rows"] == 2
     assert found["test_rows"] == 5
     assert EVALUATIONS["question_answering"].headline(found).startswith("answer F1 0.693 (")

@@ -77,6 +77,8 @@ def make_facts() -> dict[str, Any]:
             "train_texts": 1234,
             "train_texts_cut": 7,
             "validation_texts": 50,
+            "validation": {"macro_f1": 0.625},
+            "threshold": -1.5,
         },
         "verdicts": verdicts(metrics, 0.95, CLASSIFICATION),
         "bars": {headline: bars(metrics, headline, CLASSIFICATION) for headline in ("macro_f1", "accuracy")},
@@ -169,6 +171,7 @@ def test_the_page_says_what_was_found(page: str) -> None:
         "Pretraining helped: the fine-tuned model&#39;s macro-F1 differs by +0.200",
         "The model beats TF-IDF",
         "1.750 bits per byte",
+        "is more than -1.500 above that of",
         "0.800 (0.750 to 0.850)",
         "5,000,000 parameters",
         "id-2",
@@ -187,6 +190,7 @@ def test_the_twin_says_the_same_and_shows_the_charts_beside_it(page: str, tmp_pa
         "| pretrained, fine-tuned | 0.800 (0.750 to 0.850) |",
         "> Pretraining helped",
         "**1.750 bits per byte**",
+        "so validation has its best figure, 0.625.",
     ):
         assert line in twin
     rows = [line for line in twin.splitlines() if line.startswith("|")]

@@ -2,12 +2,21 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.answers import Answer
-from pipeline.tasks.answer_metrics import answer_figures, are_unspaced, outcomes, score, score_all, words_and_characters
+from pipeline.tasks.answer_metrics import (
+    answer_figures,
+    are_unspaced,
+    best_threshold,
+    outcomes,
+    score,
+    score_all,
+    words_and_characters,
+)
 
 PARTS = [
     "the",
@@ -134,3 +143,39 @@ def test_characters_count_where_most_answers_have_no_spaces() -> None:
     assert are_unspaced([chinese, chinese, english, []])
     assert not are_unspaced([chinese, english])
     assert not are_unspaced([])
+
+
+QUESTION = st.tuples(
+    st.sampled_from([-np.inf, -2.0, -1.0, 0.0, 1.0, 2.0]),  # lead
+    st.sampled_from([0.0, 0.3, 1.0]),  # figure if it is answered
+    st.sampled_from([0.0, 1.0]),  # and if it is not
+)
+
+
+@settings(deadline=None)
+@given(st.lists(QUESTION, min_size=1, max_size=12))
+def test_the_threshold_is_as_good_as_the_best_of_all(questions: list[tuple[float, float, float]]) -> None:
+    def mean(threshold: float) -> float:
+        return sum(answered if lead > threshold else nothing for lead, answered, nothing in questions) / len(questions)
+
+    found = best_threshold(*np.array(questions).T)
+    every = [mean(step / 4) for step in range(-20, 21)]  # leads are whole numbers, so these are all that differ
+    assert mean(found) == pytest.approx(max(every))
+    if mean(0.0) == pytest.approx(max(every)):
+        assert found == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.0, 1.0), st.booleans()), min_size=1, max_size=12))
+def test_it_reaches_what_squads_script_finds(questions: list[tuple[float, bool]]) -> None:
+    """The script's search for exact match, written anew: figures of answers are numbers, of no answer 0 or 1."""
+    leads = [(-1.0) ** number * number for number in range(len(questions))]  # no two are equal
+    best = current = sum(not has_answer for _, has_answer in questions)
+    for _, (figure, has_answer) in sorted(zip(leads, questions, strict=True), reverse=True):
+        current += figure if has_answer else -1
+        best = max(best, current)
+    answered = [figure if has_answer else 0.0 for figure, has_answer in questions]
+    nothing = [0.0 if has_answer else 1.0 for _, has_answer in questions]
+    found = best_threshold(*map(np.array, (leads, answered, nothing)))
+    reached = sum(a if lead > found else n for lead, a, n in zip(leads, answered, nothing, strict=True))
+    assert reached == pytest.approx(best, abs=1e-6)

@@ -17,7 +17,7 @@ from pipeline.common.params import Finetune, Task
 from pipeline.model.adapters import merge_adapters
 from pipeline.model.config import ModelConfig
 from pipeline.model.weights import named_weights
-from pipeline.tasks.answer_metrics import score
+from pipeline.tasks.answer_metrics import answer_figures, score, score_all
 from pipeline.tasks.hiding import hide_tokens
 from pipeline.tasks.kinds import KINDS
 from pipeline.tasks.question_answering import (
@@ -244,6 +244,10 @@ def test_the_answer_is_furthest_above_no_answer_of_its_own_window(tokenizer: Tok
     [none, _] = find_answers(asked, [(windows, logits)], FREE)
     assert none.answer is None
     assert 0 < none.score < 1
+    [lower, _] = find_answers(asked, [(windows, logits)], FREE._replace(threshold=-3.1))
+    assert lower.answer == asked.answer(0, own.start + 1, own.start + 1)
+    [higher, _] = find_answers(asked, [(windows, logits)], FREE._replace(threshold=-2.9))
+    assert higher == none
     [forced, _] = find_answers(asked, [(windows, logits)], FREE._replace(unanswerable=False))
     assert forced.answer == asked.answer(0, own.start + 1, own.start + 1)
 
@@ -314,6 +318,37 @@ def test_measuring_agrees_with_the_trained_answerer(
     ]
     assert [found["exact_match"], found["f1"], found["character_f1"]] == pytest.approx(np.mean(slow, axis=0).tolist())
     assert set(found) == {"loss", "exact_match", "f1", "character_f1"}
+
+
+@torch.no_grad()
+def test_the_threshold_is_that_of_trying_all_on_validation(
+    rows: pd.DataFrame, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    task, cpu = make_task(rows, tokenizer), torch.device("cpu")
+    model = random_model(make_config(tokenizer), tokenizer)
+    tuned = task.tune(model, cpu)
+    tried = {}
+    for threshold in [0.0, *np.linspace(-30, 30, 301)]:
+        task.config["threshold"] = threshold
+        tried[threshold] = task.measure(model, cpu)["f1"]
+    task.config |= tuned
+    found = task.measure(model, cpu)["f1"]
+    assert found >= max(tried.values()) > tried[0.0]
+    held_out = rows[rows["split"] == "validation"]
+    predicted = load(model, task.config, tokenizer, tmp_path / "m").predict(held_out["pair"], held_out["text"])
+    figures = answer_figures(score_all([each.answer for each in predicted], task.truth).sum(axis=0))
+    assert figures["f1"] == pytest.approx(found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("split", "unanswerable"), [("train", False), ("validation", True)])
+def test_nothing_is_tuned_without_questions_that_have_no_answer(
+    rows: pd.DataFrame, tokenizer: Tokenizer, split: str, unanswerable: bool
+) -> None:
+    task = make_task(rows[(rows["answers"] != "[]") | (rows["split"] != split)], tokenizer)
+    assert task.tune(random_model(make_config(tokenizer), tokenizer), torch.device("cpu")) == {}
+    assert task.rules.threshold == 0.0
+    assert task.rules.unanswerable is unanswerable
 
 
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
