@@ -1,5 +1,6 @@
 """The command `hallmark`. Each verb is one call into a room, imported when it is used."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -222,14 +223,17 @@ def cross_validate(
     from pipeline.common.layout import home
     from pipeline.common.params import load_params
     from pipeline.evaluation.cross_validation import cross_validate as measure_folds
+    from pipeline.tracking.cross_validations import send_cross_validation
 
-    found = measure_folds(task, load_params(), folds)
+    begun, settings = time.time(), load_params()
+    found = measure_folds(task, settings, folds)
     written = home() / "cross-validation" / f"{task}.json"
     write_json(written, found.to_dict())
     if as_json:
         _print_json(found.to_dict())
     else:
         typer.echo("\n".join([*found.lines(), str(written)]))
+    typer.echo(send_cross_validation(found, settings, begun), err=as_json)
 
 
 @app.command()

@@ -53,12 +53,18 @@ def _user() -> str:
         return "unknown"
 
 
-def build_tags(facts: Mapping[str, Any]) -> dict[str, str]:
-    """The tags that a build and its stages share, from a journal's start event or a build's record."""
-    tags = {"hallmark.build": facts["build"], "hallmark.git_dirty": str(bool(facts.get("git_dirty"))).lower()}
+def commit_tags(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The commit, and whether what decides a build differs from it; see `pipeline.tracking.build.git_state`."""
+    tags = {"hallmark.git_dirty": str(bool(facts.get("git_dirty"))).lower()}
     if commit := facts.get("git_commit"):
         tags |= {"hallmark.git_commit": commit, "mlflow.source.git.commit": commit}
-    return {**tags, "mlflow.source.name": "dvc.yaml", "mlflow.source.type": "LOCAL"}
+    return tags
+
+
+def build_tags(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The tags that a build and its stages share, from a journal's start event or a build's record."""
+    source = {"mlflow.source.name": "dvc.yaml", "mlflow.source.type": "LOCAL"}
+    return {"hallmark.build": facts["build"], **commit_tags(facts), **source}
 
 
 def ensure_build_run(store: Store, facts: Mapping[str, Any], begun: float) -> str:

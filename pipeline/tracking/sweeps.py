@@ -10,7 +10,7 @@ from pipeline.common.files import sha256_json
 from pipeline.evaluation.ranked_sweep import arm_label
 from pipeline.tracking import mlflow_runs
 from pipeline.tracking.build import git_state
-from pipeline.tracking.mlflow_runs import ensure_run, find_run, point
+from pipeline.tracking.mlflow_runs import commit_tags, ensure_run, find_run, point
 from pipeline.tracking.mlflow_store import TRACKER_ERRORS, Store, open_store
 
 EXPERIMENT = "sweeps"
@@ -44,7 +44,7 @@ def _send(
     begun: float,
 ) -> str:
     identity = f"sweep {sweep['name']} {sha256_json(dict(sweep))[:16]}"
-    parent = ensure_run(store, identity, f"sweep {sweep['name']}", begun, _sweep_tags())
+    parent = ensure_run(store, identity, f"sweep {sweep['name']}", begun, commit_tags(git_state()))
     now = time.time()
     for arm in arms:
         _send_arm(store, builds, parent, identity, arm, begun, now)
@@ -54,12 +54,6 @@ def _send(
     failed = any(arm["error"] for arm in arms)
     mlflow_runs.close(store, parent, "failed" if failed else "finished", now)
     return f"sweep {sweep['name']}: {store.uri} has it, experiment {EXPERIMENT}, run {parent}"
-
-
-def _sweep_tags() -> dict[str, str]:
-    state = git_state()
-    tags = {"hallmark.git_dirty": str(state["git_dirty"]).lower()}
-    return tags | ({"mlflow.source.git.commit": state["git_commit"]} if state["git_commit"] else {})
 
 
 def _send_arm(
