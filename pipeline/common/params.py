@@ -309,8 +309,11 @@ class Params(Section):
                 raise ValueError(f"prompting.{name}: there is no such task; {allowed(self.tasks)}")
             if self.tasks[name].kind != "classification":
                 raise ValueError(f"prompting.{name}: only tasks of the kind classification can be prompted")
-            if self.tasks[name].pair_column is not None:
-                raise ValueError(f"prompting.{name}: prompts hold one text, and this task's pair_column names a second")
+            pairs = self.tasks[name].pair_column is not None
+            if pairs and not self.prompting[name].reads_pairs:
+                raise ValueError(f"prompting.{name}.template: has no {{pair}}, and the task's pair_column names a text")
+            if self.prompting[name].reads_pairs and not pairs:
+                raise ValueError(f"prompting.{name}.template: has {{pair}}, and the task's pair_column names no text")
         learned = [name for name, task in self.tasks.items() if task.pretrain_on]
         if self.source.kind == "files" and not self.source.globs and not learned:
             raise ValueError("source.documents: names nothing to pretrain on, and no task has pretrain_on")

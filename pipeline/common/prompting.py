@@ -13,7 +13,8 @@ class Prompting(Section):
     """Asking the pretrained model for a task's labels in words, without training, with examples in the prompt."""
 
     template: str = Field(
-        "{text}\nlabel: {label}\n\n", description="how a labelled text is written; with {text}, and behind it {label}"
+        "{text}\nlabel: {label}\n\n",
+        description="how a labelled text is written; with {text}, for pairs {pair} too, and behind them {label}",
     )
     label_words: dict[str, str] = Field(
         {}, description="how a label is written, by label; a label that is not named: as it is"
@@ -54,10 +55,15 @@ class Prompting(Section):
     @field_validator("template")
     @classmethod
     def _has_both(cls, value: str) -> str:
-        before, found, behind = value.partition("{text}")
-        if not found or "{label}" in before or behind.count("{label}") != 1 or "{text}" in behind:
-            raise ValueError("allowed: a text with {text} once, and behind it {label} once")
+        before, found, behind = value.partition("{label}")
+        once = before.count("{text}") == 1 and before.count("{pair}") <= 1
+        if not found or not once or any(name in behind for name in ("{text}", "{pair}", "{label}")):
+            raise ValueError("allowed: a text with {text} once, perhaps {pair} once, and behind them {label} once")
         return value
+
+    @property
+    def reads_pairs(self) -> bool:
+        return "{pair}" in self.template
 
     @field_validator("methods", "shots", "seeds")
     @classmethod

@@ -18,6 +18,7 @@ from pipeline.prompting.calibration import WITHOUT_CONTENT, contextual_prior, lo
 from pipeline.prompting.influence import Example
 from pipeline.prompting.scoring import MOST_ROWS, Scorer
 from pipeline.prompting.templates import LabelWords, Template, cut_texts
+from pipeline.tasks.rows import Text, texts_of
 from pipeline.tokenization.tokenizer import Tokenizer
 
 Answers = list[str | None]  # a label for each text, or None: what was written begins with none
@@ -30,12 +31,12 @@ class Labelled:
     Attributes:
         ids, texts, labels: of each.
         cut: how many texts were cut.
-        alone: token ids of each text by itself.
+        alone: token ids of each text by itself; of a pair, of both with what stands between them.
         examples: each text as a query without demonstrations, and the tokens of its label word.
     """
 
     ids: list[str]
-    texts: list[str]
+    texts: list[Text]
     labels: list[str]
     cut: int
     alone: list[list[int]]
@@ -87,14 +88,15 @@ class Asker:
 
     def prepare(self, rows: pd.DataFrame, text_tokens: int) -> Labelled:
         """Cut the texts to at most so many tokens, and write each as an example."""
-        texts, cut = cut_texts(rows["text"].tolist(), self.tokenizer, text_tokens)
+        texts, cut = cut_texts(texts_of(rows), self.tokenizer, text_tokens)
         labels = rows["label"].tolist()
         answers = dict(zip(self.words.labels, self.words.ids, strict=True))
         queries = self._encode([self.template.query(text) for text in texts])
         examples = [(query, answers[label]) for query, label in zip(queries, labels, strict=True)]
-        return Labelled(rows["id"].tolist(), texts, labels, cut, self._encode(texts), examples)
+        alone = self._encode([self.template.content(text) for text in texts])
+        return Labelled(rows["id"].tolist(), texts, labels, cut, alone, examples)
 
-    def write(self, texts: Sequence[str], chosen: Sequence[Sequence[int]], pool: Labelled) -> Prompts:
+    def write(self, texts: Sequence[Text], chosen: Sequence[Sequence[int]], pool: Labelled) -> Prompts:
         """The prompts of texts, each behind its own demonstrations, which are places in the pool."""
         begun = {
             places: "".join(self.template.demonstration(pool.texts[n], self._word(pool.labels[n])) for n in places)

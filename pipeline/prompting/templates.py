@@ -1,45 +1,68 @@
 """How a labelled text is written for a language model, and the label words that it is asked for."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
+from pipeline.tasks.encoding import cut_pair
+from pipeline.tasks.rows import Text
 from pipeline.tokenization.tokenizer import Tokenizer
 
-TEXT, LABEL = "{text}", "{label}"
+NAMES = TEXT, PAIR, LABEL = "{text}", "{pair}", "{label}"
+PLACES = re.compile(r"(\{text\}|\{pair\})")
 
 
 @dataclass(frozen=True)
 class Template:
-    """`before`{text}`between`{label}`after`. All other braces are text like any other."""
+    """How a labelled text, or a pair of texts, is written. All other braces are text like any other.
 
-    before: str
-    between: str
+    Attributes:
+        parts: what stands before {label}; every second one is {text} or {pair}.
+        after: what stands behind it.
+    """
+
+    parts: tuple[str, ...]
     after: str
 
     @classmethod
     def parse(cls, written: str) -> "Template":
-        """Raises HallmarkError unless {text} and, behind it, {label} are there once each."""
-        before, _, rest = written.partition(TEXT)
-        between, found, after = rest.partition(LABEL)
-        if not found or written.count(TEXT) + written.count(LABEL) != 2:
+        """Raises HallmarkError unless {text}, perhaps {pair}, and behind them {label} are there once each."""
+        before, found, after = written.partition(LABEL)
+        parts = tuple(PLACES.split(before))
+        if not found or sorted(parts[1::2]) not in ([TEXT], [PAIR, TEXT]) or any(name in after for name in NAMES):
             raise HallmarkError(
                 f"{written!r} is no template",
                 where="params.yaml: prompting, template",
-                fix=f"write {TEXT} once and behind it {LABEL} once",
+                fix=f"write {TEXT} once ({PAIR} too, for pairs of texts) and behind it {LABEL} once",
             )
-        return cls(before, between, after)
+        return cls(parts, after)
 
-    def demonstration(self, text: str, word: str) -> str:
-        return f"{self.before}{text}{self.between}{word}{self.after}"
+    @property
+    def texts(self) -> int:
+        """How many texts it holds: one, or two in a template of pairs."""
+        return len(self.parts) // 2
 
-    def query(self, text: str) -> str:
+    def demonstration(self, text: Text, word: str) -> str:
+        return "".join([*self._written(text), word, self.after])
+
+    def query(self, text: Text) -> str:
         """Up to where the label is due. Spaces before it belong to the label: most tokens begin with their space."""
-        return f"{self.before}{text}{self._lead}"
+        return "".join([*self._written(text)[:-1], self._lead])
+
+    def content(self, text: Text) -> str:
+        """The text alone; of a pair both, with what stands between them."""
+        return "".join(self._written(text)[1:-1])
+
+    def _written(self, text: Text) -> list[str]:
+        """The parts, with the texts in their places; a single text takes the places of both."""
+        first, second = (text, text) if isinstance(text, str) else text
+        texts = {TEXT: first, PAIR: second}
+        return [texts[part] if place % 2 else part for place, part in enumerate(self.parts)]
 
     def answer(self, word: str) -> str:
         """What follows a query."""
-        return self.between[len(self._lead) :] + word
+        return self.parts[-1][len(self._lead) :] + word
 
     def answer_ids(self, word: str, tokenizer: Tokenizer) -> list[int]:
         """The tokens of `answer` behind a query.
@@ -59,7 +82,7 @@ class Template:
 
     @property
     def _lead(self) -> str:
-        return self.between.rstrip(" ")
+        return self.parts[-1].rstrip(" ")
 
 
 @dataclass(frozen=True)
@@ -110,18 +133,31 @@ class LabelWords:
         return max(found)[1] if found else None
 
 
-def cut_texts(texts: Sequence[str], tokenizer: Tokenizer, most: int) -> tuple[list[str], int]:
-    """Each text, ended after at most `most` tokens and never inside a character; and how many were cut."""
-    encoded = tokenizer.encode_with_offsets(list(texts))
-    cut = [
-        text if len(ids) <= most else _cut(text[: offsets[most - 1][1]], tokenizer, most)
-        for text, (ids, offsets) in zip(texts, encoded, strict=True)
-    ]
-    return cut, sum(len(ids) > most for ids, _ in encoded)
+def cut_texts(texts: Sequence[Text], tokenizer: Tokenizer, most: int) -> tuple[list[Text], int]:
+    """Each text, ended after at most `most` tokens and never inside a character; and how many were cut.
+
+    The texts of a pair have so many together; see `pipeline.tasks.encoding.cut_pair`.
+    """
+    parted = [(text,) if isinstance(text, str) else text for text in texts]
+    encoded = iter(tokenizer.encode_with_offsets([part for parts in parted for part in parts]))
+    cut: list[Text] = []
+    count = 0
+    for parts in parted:
+        found = [next(encoded) for _ in parts]
+        sizes = [len(ids) for ids, _ in found]
+        kept = cut_pair(sizes[0], sizes[1], most) if len(sizes) == 2 else (min(sizes[0], most),)
+        first, *second = (
+            part if size <= room else _cut(part, offsets, room, tokenizer)
+            for part, size, (_, offsets), room in zip(parts, sizes, found, kept, strict=True)
+        )
+        cut.append((first, second[0]) if second else first)
+        count += sum(sizes) > most
+    return cut, count
 
 
-def _cut(text: str, tokenizer: Tokenizer, most: int) -> str:
+def _cut(text: str, offsets: Sequence[tuple[int, int]], most: int, tokenizer: Tokenizer) -> str:
     """What was cut inside a word may have more tokens than before: then it loses more letters."""
+    text = text[: offsets[most - 1][1]] if most else ""
     while len(tokenizer.encode(text)) > most:
         text = text[:-1]
     return text
@@ -134,9 +170,10 @@ def text_room(template: Template, words: LabelWords, tokenizer: Tokenizer, conte
         HallmarkError: there is no room for any.
     """
     one = template.demonstration("x", max(words.words, key=lambda word: len(tokenizer.encode(word))))
-    beside = len(tokenizer.encode(one * 2)) - len(tokenizer.encode(one)) - len(tokenizer.encode("x"))
+    content = template.texts * len(tokenizer.encode("x"))
+    beside = len(tokenizer.encode(one * 2)) - len(tokenizer.encode(one)) - content
     room = (context - 1) // (shots + 1) - max(beside, 0)
-    if room < 1:
+    if room < template.texts:
         raise HallmarkError(
             f"{shots} demonstrations and a query leave no room for text in the model's context of {context} tokens: "
             f"the template and the longest label word are {beside} tokens each time",

@@ -112,7 +112,11 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
         ),
         (
             "source: {kind: files}\ntasks: {nli: {path: x, pair_column: b}}\nprompting: {nli: {}}\n",
-            "prompting.nli: prompts hold one text, and this task's pair_column names a second",
+            "prompting.nli.template: has no {pair}, and the task's pair_column names a text",
+        ),
+        (
+            "prompting: {library: {template: '{text} {pair} {label}'}}\n",
+            "prompting.library.template: has {pair}, and the task's pair_column names no text",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from pipeline.prompting.calibration import WITHOUT_CONTENT, contextual_prior, lo
 from pipeline.prompting.experiment import Prompted, Run, prompt_task
 from pipeline.prompting.figures import measure
 from pipeline.prompting.page import describe_refusal, figure_table, sentences, verdict
+from pipeline.prompting.templates import cut_texts
 from pipeline.tasks.rows import draw_labels, in_drawn_order
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
@@ -85,6 +86,40 @@ def test_answers_are_those_of_a_plain_loop(
         scores = score([f"{begun}{text}\nkind:" for text in test["text"]])
         free = score([f"{begun}{text}\nkind:" for text in WITHOUT_CONTENT])
         prior = {"contextual": contextual_prior(free[None]), "pmi": score(["\nkind:"]), "none": 0.0}[calibration]
+        assert run.uncalibrated == [labels[place] for place in scores.argmax(axis=1)]
+        assert run.predicted == [labels[place] for place in log_probabilities(scores, prior).argmax(axis=1)]
+
+
+@pytest.mark.parametrize("calibration", ["contextual", "pmi"])
+def test_pairs_are_asked_about_as_in_a_plain_loop(
+    rows: pd.DataFrame, model: Transformer, tokenizer: Tokenizer, calibration: str
+) -> None:
+    pairs = rows.assign(pair=rows["text"].tolist()[::-1])
+    template = "{text}? {pair}.\nkind: {label}\n"
+    changes = {"template": template, "calibration": calibration, "balanced": False, "shots": [0, 1], "seeds": [1]}
+    settings = Prompting.model_validate(SETTINGS | changes)
+    task = Task(path="pairs.csv", pair_column="pair", labels_per_class=4)
+    found = prompt_task(pairs, "labels", model, tokenizer, task=task, settings=settings, seed=5)
+    assert not found.refusals
+    assert {run.method for run in found.runs} == {"zero_shot", *settings.methods}
+    labels, test = sorted(WORDS), in_drawn_order(pairs[pairs["split"] == "test"], 5)
+    answers = [tokenizer.encode(f" {label}") for label in labels]
+    [random] = [run for run in found.runs if (run.method, run.order) == ("random", 0)]
+    first = draw_labels(pairs[pairs["split"] == "train"], 4, 1)[0].iloc[0]
+
+    def score(asked: list[tuple[str, str]], before: str) -> np.ndarray:
+        written = [before + f"{text}? {pair}.\nkind:" for text, pair in asked]
+        return score_one_by_one(model, [[tokenizer.bos_id, *tokenizer.encode(text)] for text in written], answers)
+
+    def kept(row: Any) -> tuple[str, str]:
+        return cut_texts([(row["text"], row["pair"])], tokenizer, 4)[0][0]
+
+    asked = [kept(row) for _, row in test.iterrows()]
+    text, pair = kept(first)
+    for run, before in ((found.runs[0], ""), (random, f"{text}? {pair}.\nkind: {first['label']}\n")):
+        scores = score(asked, before)
+        free = score([(name, name) for name in WITHOUT_CONTENT], before)
+        prior = {"contextual": contextual_prior(free[None]), "pmi": score([("", "")], "")}[calibration]
         assert run.uncalibrated == [labels[place] for place in scores.argmax(axis=1)]
         assert run.predicted == [labels[place] for place in log_probabilities(scores, prior).argmax(axis=1)]
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Prompting
 from pipeline.prompting.templates import LabelWords, Template, cut_texts, text_room
+from pipeline.tasks.encoding import cut_pair
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
 from tests.tasks.test_classification import WORDS
@@ -29,12 +30,22 @@ def test_a_labelled_text_is_written_by_the_template() -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["{text}", "{label}", "{label} {text}", "{text}{text}{label}", "{text}{label}{label}"]
+    "written",
+    [
+        "{text}",
+        "{label}",
+        "{label} {text}",
+        "{text}{text}{label}",
+        "{text}{label}{label}",
+        "{pair}{label}",
+        "{text}{pair}{pair}{label}",
+        "{text}{label}{pair}",
+    ],
 )
 def test_what_is_no_template_is_told(written: str) -> None:
-    with pytest.raises(HallmarkError, match=r"write \{text\} once and behind it \{label\} once"):
+    with pytest.raises(HallmarkError, match=r"write \{text\} once .* and behind it \{label\} once"):
         Template.parse(written)
-    with pytest.raises(ValidationError, match="and behind it"):
+    with pytest.raises(ValidationError, match="and behind them"):
         Prompting(template=written)
 
 
@@ -81,9 +92,31 @@ def test_texts_are_cut_to_at_most_so_many_tokens(tokenizer: Tokenizer, texts: li
     cut, count = cut_texts(texts, tokenizer, most)
     assert count == sum(len(tokenizer.encode(text)) > most for text in texts)
     for text, kept in zip(texts, cut, strict=True):
-        assert text.startswith(kept)
-        assert len(tokenizer.encode(kept)) <= most
+        assert text.startswith(str(kept))
+        assert len(tokenizer.encode(str(kept))) <= most
         assert kept == text or len(tokenizer.encode(text)) > most
+
+
+@settings(deadline=None)
+@given(pairs=st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=4), most=st.integers(2, 12))
+def test_of_a_pair_the_longer_text_is_cut(tokenizer: Tokenizer, pairs: list[tuple[str, str]], most: int) -> None:
+    cut, count = cut_texts(pairs, tokenizer, most)
+    sizes = [[len(tokenizer.encode(text)) for text in pair] for pair in pairs]
+    assert count == sum(sum(pair) > most for pair in sizes)
+    for pair, kept, own in zip(pairs, cut, sizes, strict=True):
+        assert all(text.startswith(begun) for text, begun in zip(pair, kept, strict=True))
+        assert all(len(tokenizer.encode(b)) <= n for b, n in zip(kept, cut_pair(*own, most), strict=True))
+        assert kept == pair or sum(own) > most
+
+
+def test_a_pair_stands_where_the_template_says() -> None:
+    template = Template.parse("{pair} Because: {text}\nTrue? {label}\n")
+    assert template.texts == 2
+    assert template.demonstration(("{pair}", "b"), "yes") == "b Because: {pair}\nTrue? yes\n"
+    assert template.query(("a", "b")) == "b Because: a\nTrue?"
+    assert template.content(("a", "b")) == "b Because: a"
+    assert template.query("N/A") == "N/A Because: N/A\nTrue?"
+    assert (DEFAULT.texts, DEFAULT.content("a")) == (1, "a")
 
 
 def test_the_room_for_text_is_what_the_context_leaves(tokenizer: Tokenizer) -> None:
@@ -94,3 +127,9 @@ def test_the_room_for_text_is_what_the_context_leaves(tokenizer: Tokenizer) -> N
     assert 85 < 1 + len(tokenizer.encode(prompt)) + words.longest <= 100
     with pytest.raises(HallmarkError, match="30 demonstrations and a query leave no room for text"):
         text_room(DEFAULT, words, tokenizer, context=100, shots=30)
+    both = Template.parse("{text}; {pair}: {label}\n")
+    words = LabelWords.make(["cat", "dog"], {}, both, tokenizer)
+    long = " ".join(WORDS.values()) * 9
+    [pair], _ = cut_texts([(long, long)], tokenizer, text_room(both, words, tokenizer, context=100, shots=3))
+    prompt = both.demonstration(pair, "cat") * 3 + both.query(pair)
+    assert 85 < 1 + len(tokenizer.encode(prompt)) + words.longest <= 100
