@@ -1,7 +1,8 @@
 """Load a saved model in a fresh process, as a server would, and let it predict.
 
 `python -I reload.py MODEL REQUESTS ANSWERS` is that process. It sees neither PYTHONPATH nor the folder of this file,
-and must not unpickle anything; it imports nothing of the project but what the saved model brings along.
+and must neither unpickle anything nor round to int8; it imports nothing of the project but what the saved model brings
+along.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_SECONDS = 600
-FORBIDDEN = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+FORBIDDEN = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "HALLMARK_INT8": "0"}
 
 
 def predict_in_fresh_process(saved: Path, requests: list[Any], device: str | None = None) -> list[dict[str, Any]]:
