@@ -97,6 +97,7 @@ def test_pairs_are_asked_about_as_in_a_plain_loop(
     pairs = rows.assign(pair=rows["text"].tolist()[::-1])
     template = "{text}? {pair}.\nkind: {label}\n"
     changes = {"template": template, "calibration": calibration, "balanced": False, "shots": [0, 1], "seeds": [1]}
+    changes |= {"methods": ["random", "similarity", "gradient"], "orders": 1}
     settings = Prompting.model_validate(SETTINGS | changes)
     task = Task(path="pairs.csv", pair_column="pair", labels_per_class=4)
     found = prompt_task(pairs, "labels", model, tokenizer, task=task, settings=settings, seed=5)
@@ -112,7 +113,8 @@ def test_pairs_are_asked_about_as_in_a_plain_loop(
         return score_one_by_one(model, [[tokenizer.bos_id, *tokenizer.encode(text)] for text in written], answers)
 
     def kept(row: Any) -> tuple[str, str]:
-        return cut_texts([(row["text"], row["pair"])], tokenizer, 4)[0][0]
+        [[text, pair]], _ = cut_texts([(row["text"], row["pair"])], tokenizer, 4)
+        return text, pair
 
     asked = [kept(row) for _, row in test.iterrows()]
     text, pair = kept(first)

@@ -101,11 +101,11 @@ def test_texts_are_cut_to_at_most_so_many_tokens(tokenizer: Tokenizer, texts: li
 @given(pairs=st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=4), most=st.integers(2, 12))
 def test_of_a_pair_the_longer_text_is_cut(tokenizer: Tokenizer, pairs: list[tuple[str, str]], most: int) -> None:
     cut, count = cut_texts(pairs, tokenizer, most)
-    sizes = [[len(tokenizer.encode(text)) for text in pair] for pair in pairs]
+    sizes = [(len(tokenizer.encode(first)), len(tokenizer.encode(second))) for first, second in pairs]
     assert count == sum(sum(pair) > most for pair in sizes)
     for pair, kept, own in zip(pairs, cut, sizes, strict=True):
         assert all(text.startswith(begun) for text, begun in zip(pair, kept, strict=True))
-        assert all(len(tokenizer.encode(b)) <= n for b, n in zip(kept, cut_pair(*own, most), strict=True))
+        assert all(len(tokenizer.encode(b)) <= n for b, n in zip(kept, cut_pair(own[0], own[1], most), strict=True))
         assert kept == pair or sum(own) > most
 
 
