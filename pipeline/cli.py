@@ -219,6 +219,9 @@ def cross_validate(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune on all folds but one, for each, and measure the one: figures, mean and deviation."""
+    import sys
+    from contextlib import redirect_stdout
+
     from pipeline.common.files import write_json
     from pipeline.common.layout import home
     from pipeline.common.params import load_params
@@ -226,7 +229,8 @@ def cross_validate(
     from pipeline.tracking.cross_validations import send_cross_validation
 
     begun, settings = time.time(), load_params()
-    found = measure_folds(task, settings, folds)
+    with redirect_stdout(sys.stderr):  # trainings tell how they go on; the figures alone are the output
+        found = measure_folds(task, settings, folds)
     written = home() / "cross-validation" / f"{task}.json"
     write_json(written, found.to_dict())
     if as_json:

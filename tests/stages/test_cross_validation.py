@@ -1,14 +1,22 @@
 """Cross-validation: every row is held out once, with its copies, and measured by a model that never saw it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.common.errors import HallmarkError
-from pipeline.common.params import Task
+from pipeline.common.files import read_json
+from pipeline.common.layout import home
+from pipeline.common.params import Task, render
 from pipeline.evaluation import cross_validation
 from pipeline.evaluation.cross_validation import cross_validate, fold_keys, number_folds
+from pipeline.tracking.cross_validations import EXPERIMENT
+from pipeline.tracking.mlflow_store import open_store
 from tests.stages.conftest import MakeStage
 
 OWN, DOCS = Task(path="labels.csv"), Task()
@@ -60,3 +68,19 @@ def test_too_many_folds_and_unknown_tasks_are_refused(make_stage: MakeStage, lab
         cross_validate("kind", params, 999)
     with pytest.raises(HallmarkError, match="there is no task 'mood'; allowed: kind"):
         cross_validate("mood", params, 3)
+
+
+def test_the_command_keeps_its_figures_in_a_file_and_in_mlflow(
+    make_stage: MakeStage, labelled: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("dvc.yaml").touch()
+    Path("params.yaml").write_text(render(make_stage("finetune@kind", epochs=1).params), encoding="utf-8")
+    done = CliRunner().invoke(app, ["cross-validate", "kind", "--folds", "2", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert read_json(home() / "cross-validation" / "kind.json") == found
+    store = open_store(EXPERIMENT)
+    kept = store.client.get_run(done.stderr.split()[-1]).data
+    assert kept.metrics["macro_f1.mean"] == pytest.approx(found["mean"]["macro_f1"])
+    assert (kept.params["folds"], kept.params["finetune.epochs"]) == ("2", "1")
