@@ -158,7 +158,8 @@ class Model(Section):
 
     init_from: str | None = Field(
         None,
-        description="hf:FOLDER or hf:NAME of a published model to start from instead of random weights; null: none",
+        description="start from a published model (hf:FOLDER, hf:NAME) or from one made here (hallmark:NAME@ALIAS, "
+        "hallmark:RUN, hallmark:FOLDER); null: from random weights",
     )
     preset: Literal["transformer-2017", "gpt2", "llama", "qwen3", "bert", "roberta", "modernbert", "t5"] = Field(
         "qwen3", description="the network whose parts are taken where they are null below"

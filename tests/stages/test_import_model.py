@@ -1,5 +1,6 @@
 """From a published model to pretraining's start: the doors `import`, `tokenizer`, `encode` and `pretrain`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,19 @@ from pipeline.common.files import read_json, read_jsonl, sha256_folder
 from pipeline.common.layout import CLEAN_DOCUMENTS, IMPORTED, PRETRAINED, TOKENIZER, metrics_file
 from pipeline.common.params import Params, check_params
 from pipeline.common.tables import write_table
-from pipeline.model.weights import read_weights
+from pipeline.model.config import ModelConfig
+from pipeline.model.interchange.importing import starting_model
+from pipeline.model.weights import named_weights, read_weights
 from pipeline.stages import encode, import_model, pretrain, tokenizer
 from pipeline.stages.door import Stage
+from pipeline.tasks.assistant import DialogueModel
+from pipeline.tasks.classification import TextClassifier
+from pipeline.tasks.kinds import KINDS
+from pipeline.tasks.question_answering import QuestionAnswerer
+from pipeline.tasks.text_writer import SequenceModel
+from pipeline.tasks.token_classification import TokenClassifier
+from pipeline.tasks.trained import save_trained
+from pipeline.tokenization.training import train_bpe
 from pipeline.tracking.journal import Journal
 from tests.model.published import SAMPLE, publish
 
@@ -80,6 +91,53 @@ def test_pretraining_goes_on_from_it() -> None:
     moved = [name for name in started if not torch.equal(started[name], imported[name]) and "positions" not in name]
     assert "encoder.blocks.0.attention.q_proj.weight" in moved
     assert 0 < (started["lm_head.dense.weight"] - imported["lm_head.dense.weight"]).abs().max() < 0.2
+
+
+def save_task_model(kind: str, family: str, folder: Path) -> dict[str, torch.Tensor]:
+    """A model of a kind of task as `finetune` leaves it, with random weights; the weights of its body."""
+    texts = train_bpe(SAMPLE * 20, 300)
+    torch.manual_seed(1)
+    config = ModelConfig(texts.vocab_size, 16, 2, 2, 24, 40, tied_embeddings=False, dropout=0.0, family=family)
+    networks: dict[str, Callable[[], Any]] = {
+        "classification": lambda: TextClassifier(config, 3, "mean"),
+        "multi_label_classification": lambda: TextClassifier(config, 3, "mean"),
+        "token_classification": lambda: TokenClassifier(config, 5),
+        "question_answering": lambda: QuestionAnswerer(config, texts.separator_id),
+        "sequence_to_sequence": lambda: SequenceModel(config),
+        "dialogue": lambda: DialogueModel(config),
+    }
+    model = networks[kind]()
+    save_trained(folder, model, {"kind": kind}, "float32", texts)
+    return named_weights(model.body)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_every_kind_is_a_start(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    body = save_task_model(kind, "decoder", Path("made"))
+    stage = make_stage("import", "hallmark:made")
+    import_model.main(stage)
+    assert f"import  init_from: hallmark:made ({kind})" in capsys.readouterr().out
+    weights, described, learned = read_weights(IMPORTED)
+    assert weights.keys() == body.keys()
+    assert all(torch.equal(weights[name], body[name]) for name in body)
+    told = described["import"]
+    own_head = "lm_head.weight" not in body
+    assert told["missing"] == (["lm_head.weight"] if own_head else [])
+    assert bool(told["left_behind"]) == own_head
+    model, decided = starting_model(stage.params.model, IMPORTED, learned.vocab_size, pair_head=False)
+    started = named_weights(model)
+    assert all(torch.equal(started[name], body[name]) for name in body)
+    assert decided.get("starts_at_random") == ("lm_head.weight" if own_head else None)
+
+
+def test_a_model_without_its_decoder_and_a_stage_of_this_build_are_no_start() -> None:
+    save_task_model("classification", "encoder-decoder", Path("made"))
+    with pytest.raises(HallmarkError, match="this model of kind classification has no decoder any more"):
+        import_model.main(make_stage("import", "hallmark:made"))
+    with pytest.raises(HallmarkError, match="'finetune@mood' is made from what this stage leaves"):
+        import_model.main(make_stage("import", "hallmark:finetune@mood"))
+    with pytest.raises(HallmarkError, match=r"'made' has no scheme; allowed: .*hallmark:NAME@ALIAS"):
+        import_model.main(make_stage("import", "made"))
 
 
 def test_no_steps_need_a_model_to_start_from() -> None:

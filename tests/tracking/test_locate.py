@@ -1,10 +1,12 @@
 """A stage's name, a run's id and an alias lead to the folder of a model."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -12,8 +14,11 @@ from pipeline.common.errors import HallmarkError
 from pipeline.common.files import write_json
 from pipeline.common.layout import FINETUNED, IMPORTED
 from pipeline.common.params import Params, render
-from pipeline.model.weights import WEIGHTS
+from pipeline.model.weights import WEIGHTS, read_weights
 from pipeline.serving.package import write_package
+from pipeline.stages import import_model
+from pipeline.stages.door import Stage
+from pipeline.tracking.journal import Journal
 from pipeline.tracking.locate import model_folder
 from pipeline.tracking.mlflow_store import Store
 from pipeline.tracking.registry import register_task
@@ -59,6 +64,17 @@ def test_an_alias_is_what_the_registry_has(built: bytes, store: Store) -> None:
     assert weights_of("hallmark-library@challenger") == built
     with pytest.raises(HallmarkError, match=r"no model '.*@champion'; allowed: .*, hallmark-library@challenger"):
         weights_of("hallmark-library@champion")
+
+
+def test_a_registered_version_is_what_a_build_starts_from(built: bytes, store: Store) -> None:
+    register_task("library", store=store)
+    params = Params.model_validate({"model": {"init_from": "hallmark:hallmark-library@challenger"}})
+    import_model.main(Stage("import", "0" * 64, {}, params, Journal("0" * 64)))
+    weights, told, _ = read_weights(IMPORTED)
+    assert told["import"]["files"][WEIGHTS] == hashlib.sha256(built).hexdigest()
+    assert told["import"]["left_behind"] == ["head.bias", "head.weight"]
+    trained, _, _ = read_weights(FINETUNED / "library")
+    assert all(torch.equal(value, trained[f"body.{name}"]) for name, value in weights.items())
 
 
 def test_a_run_is_the_version_that_was_made_of_it_or_says_where_to_go(built: bytes, store: Store) -> None:

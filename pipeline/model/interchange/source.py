@@ -45,7 +45,8 @@ def find_published(source: str) -> Path:
     """
     name = source.removeprefix(SCHEME)
     if name == source:
-        raise HallmarkError(f"{source!r} has no scheme; {allowed(['hf:FOLDER', 'hf:NAME'])}", where=WHERE)
+        schemes = ["hf:FOLDER", "hf:NAME", "hallmark:NAME@ALIAS", "hallmark:RUN", "hallmark:FOLDER"]
+        raise HallmarkError(f"{source!r} has no scheme; {allowed(schemes)}", where=WHERE)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
