@@ -10,7 +10,6 @@ after a kill. An arm is finished if its `dvc.lock` describes the stages as they 
 folder's name says nothing.
 """
 
-import os
 import shutil
 import threading
 import time
@@ -27,7 +26,7 @@ from dvc.repo import Repo
 
 from flows.arms import EVALUATE, ArmPlan, needed
 from flows.plan import Step, make_plan
-from flows.publish import Publisher
+from flows.publish import take_publisher
 from flows.stage import StageError, StageProcesses, StageStoppedError
 from flows.workspace import workspace
 from pipeline.common.errors import HallmarkError
@@ -93,7 +92,7 @@ class ArmBuilder:
                     record = _write_down(kept, arm, build, worktree, steps)
             finally:
                 if not self._stopping and not is_off():
-                    _publish(worktree, build, environment, say)
+                    _publish(worktree, environment, say)
                 self._running.remove(processes)
         return record, True
 
@@ -204,14 +203,14 @@ def _keep(source: Path, target: Path) -> Path:
     return target
 
 
-def _publish(worktree: Path, build: str, environment: Mapping[str, str], say: Callable[[str], object]) -> None:
+def _publish(worktree: Path, environment: Mapping[str, str], say: Callable[[str], object]) -> None:
     """Complete the build's own rows in MLflow, as `flows.rebuild` does; no model is registered.
 
     That a tracker is away is only said: the sweep warns of it once, at its end.
     """
-    publisher = Publisher({**os.environ, **environment})
+    publisher = take_publisher()
     try:
-        publisher.begin(worktree, build, [])
+        publisher.begin(worktree, environment, [])
         publisher.finish(say, say)
     finally:
         publisher.dismiss()

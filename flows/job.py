@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from pipeline.common.environment import be_quick
 from pipeline.common.processes import die_with_parent
 
 CODE_ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +51,7 @@ def main() -> None:
     die_with_parent(int(worker) if worker else None)
     sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     os.chdir(CODE_ROOT)
+    be_quick()
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
 
 

@@ -40,9 +40,9 @@ def make_plan(root: Path | str = ".") -> list[Step]:
     root = Path(root).resolve()
     try:
         with Repo(str(root), _wait_for_lock=True) as repo:
-            graph = repo.index.graph
+            graph, stages = repo.index.graph, repo.index.stages  # `status` forgets the index
             status = repo.status()
-            position = {stage: number for number, stage in enumerate(repo.index.stages)}
+            position = {stage: number for number, stage in enumerate(stages)}
             ordered = networkx.lexicographical_topological_sort(graph.reverse(), key=position.__getitem__)
             return [_step(stage, graph, status, root) for stage in ordered]
     except DvcException as error:

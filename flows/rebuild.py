@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+from flows.publish import start_early, take_publisher
+from pipeline.common.environment import be_quick, be_quiet
+
+if __name__ == "__main__":
+    be_quick()
+    start_early()  # MLflow takes longer to import than all that follows: both at once
+
 from prefect import Task, flow, get_run_logger
 from prefect.artifacts import (
     create_link_artifact,
@@ -29,10 +36,8 @@ from prefect.states import Cancelled, Completed, Failed, State
 from flows.artifacts import Result, result_page
 from flows.command import parse_settings, run_flow
 from flows.plan import Step, make_plan
-from flows.publish import Publisher
 from flows.stage import StageError, StageProcesses, StageStoppedError
 from flows.workspace import workspace
-from pipeline.common.environment import be_quiet
 from pipeline.common.errors import HallmarkError
 from pipeline.common.layout import REPORT, home
 from pipeline.tracking.build import build_environment, new_build_id
@@ -54,7 +59,7 @@ def rebuild(params: dict[str, Any] | None = None) -> State[Any]:
     logger = get_run_logger()
     root, state_folder, build = Path.cwd(), home(), new_build_id()
     environment = {**build_environment(build), "HALLMARK_HOME": str(state_folder)}
-    publisher = Publisher(environment)
+    publisher = take_publisher()
     try:
         with workspace(root, state_folder, build, params or {}, logger.info) as folder:
             work = Rebuild(folder, make_plan(folder), StageProcesses(folder, state_folder, environment))
@@ -62,10 +67,10 @@ def rebuild(params: dict[str, Any] | None = None) -> State[Any]:
             if work.stale:
                 publisher.dismiss()  # it would hold its memory for as long as the build takes
                 work.run()
-                publisher = Publisher(environment)
-                publisher.begin(folder, build, [] if work.failures else work.tasks)
+                publisher = take_publisher()
+                publisher.begin(folder, environment, [] if work.failures else work.tasks)
             else:  # nothing will change, so both go on at once
-                publisher.begin(folder, build, work.tasks)
+                publisher.begin(folder, environment, work.tasks)
                 work.run()
             publisher.finish(logger.info, logger.warning)
             work.show(f"Build {build}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.common.environment import be_quiet
+from pipeline.common.environment import be_quick, be_quiet
 from pipeline.common.errors import HallmarkError
 
 
@@ -34,6 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON object instead of
 def hallmark() -> None:
     """Raw text and labels to a registered, promoted language model. `dvc repro` builds it; these look and promote."""
     be_quiet()
+    be_quick()
     if not Path("dvc.yaml").exists():
         raise HallmarkError(
             "this folder is no Hallmark project: it has no dvc.yaml", where=str(Path.cwd()), fix="cd to its root"

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.common.environment import be_quiet
+from pipeline.common.environment import be_quick, be_quiet
 from pipeline.common.errors import HallmarkError, allowed
 from pipeline.common.files import write_json
 from pipeline.common.layout import metrics_file, stage_home
@@ -115,6 +115,7 @@ def run_stage(main: Callable[[Stage], None], name: str) -> NoReturn:
     die_with_parent()
     raise_on_signals()
     be_quiet()
+    be_quick()
     rank = rank_here() or 0
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 as long as the process

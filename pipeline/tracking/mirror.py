@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from pipeline.common.environment import be_quiet
+from pipeline.common.environment import be_quick, be_quiet
 from pipeline.common.errors import HallmarkError
 from pipeline.common.files import read_json, write_json
 from pipeline.common.layout import home
@@ -235,6 +235,7 @@ class _Loop:
 def main() -> None:
     """Mirror until every build has ended; at once done if another mirror runs."""
     be_quiet()
+    be_quick()
     if hasattr(os, "nice"):
         os.nice(QUIET_MACHINE)
     while True:

@@ -1,9 +1,12 @@
 """The MLflow store in use: a server by `MLFLOW_TRACKING_URI`, else SQLite below the project's ignored folder."""
 
+import atexit
 import logging
 import os
 import sqlite3
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pipeline.common.environment import be_quiet
@@ -96,7 +99,8 @@ def _open(uri: str, name: str, artifacts: Path | None = None, database: Path | N
             fix=f"mlflow experiments restore --experiment-id {found.experiment_id}",
         )
     if database is not None:
-        _write_ahead(database)
+        _tell(database, "PRAGMA journal_mode=WAL")  # readers and one writer work at once; SQLite remembers it
+        _leave_one_file(database)
     identity = f"{uri}#{found.experiment_id}@{found.creation_time}"
     return Store(uri, identity, found.experiment_id, client)
 
@@ -114,10 +118,18 @@ def _create_experiment(client: MlflowClient, name: str, artifacts: Path | None) 
     return created
 
 
-def _write_ahead(database: Path) -> None:
-    """Let readers and one writer work at once. SQLite remembers it in the file."""
-    connection = sqlite3.connect(database)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-    finally:
-        connection.close()
+@cache
+def _leave_one_file(database: Path) -> None:
+    """See that no log lies beside the database when this process ends: nobody closes MLflow's connections to it."""
+
+    def empty_log() -> None:
+        if database.exists():
+            with suppress(sqlite3.Error):  # another process writes, and will do it
+                _tell(database, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+    atexit.register(empty_log)
+
+
+def _tell(database: Path, statement: str) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(statement).fetchall()

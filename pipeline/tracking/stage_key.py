@@ -6,6 +6,7 @@ its params. So it is the same before and after the run, and on every machine.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,12 @@ def locked_stages(root: Path | str = ".") -> dict[str, dict[str, Any]]:
 
     Read as DVC reads it: to PyYAML, whose YAML is 1.1, the number 1e-05 is a text, and the key would be another.
     """
+    path = Path(root) / "dvc.lock"
+    return dict(_parse_lock(path.read_text(encoding="utf-8"), str(path))) if path.exists() else {}
+
+
+@lru_cache(maxsize=4)  # a tenth of a second each time
+def _parse_lock(text: str, path: str) -> Mapping[str, dict[str, Any]]:
     from dvc.utils.serialize import parse_yaml
 
-    path = Path(root) / "dvc.lock"
-    if not path.exists():
-        return {}
-    return dict((parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}).get("stages", {}))
+    return parse_yaml(text, path).get("stages", {})

@@ -2,6 +2,8 @@
 
 import configparser
 import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -18,6 +20,20 @@ def test_telemetry_is_off_unless_the_user_said_otherwise(monkeypatch: pytest.Mon
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert os.environ["DO_NOT_TRACK"] == "true"  # MLflow needs the word, not a number
     assert os.environ["HF_HUB_OFFLINE"] == "0"
+
+
+def test_a_process_ends_without_a_search_for_garbage() -> None:
+    program = """
+from pipeline.common.environment import be_quick
+class Ring:
+    def __init__(self): self.me = self
+    def __del__(self): print("found")
+"""
+    found = [
+        subprocess.run([sys.executable, "-c", program + end], capture_output=True, text=True, check=True).stdout
+        for end in ("Ring()", "be_quick(); Ring()")
+    ]
+    assert found == ["found\n", ""]
 
 
 def test_committed_configuration_switches_telemetry_off() -> None:

@@ -317,6 +317,8 @@ def test_a_registry_without_the_built_model_gets_it_and_it_becomes_champion(
     done = toy.run(sys.executable, "-m", "flows.rebuild", environment=settings)
     assert done.stdout == f"{len(toy.lock)} unchanged\n"
     assert "hallmark-package version 1 (challenger)" in done.stderr
+    log = toy.root / ".hallmark/mlflow/mlflow.db-wal"
+    assert not log.exists() or log.stat().st_size == 0  # all is in the one file
     promoted = toy.run(sys.executable, "-m", "flows.promote", environment=settings)
     assert promoted.stdout == "package version 1: first champion, promoted\n"
 
@@ -328,3 +330,4 @@ def test_without_a_server_the_command_says_what_to_type(site: Site) -> None:
     assert done.returncode == 1
     assert "no Prefect server answers" in done.stderr
     assert "next: prefect server start" in done.stderr
+    until(site.nothing_is_left, 10)

@@ -102,7 +102,7 @@ def mirrors(root: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for_mirror_to_end(root: Path, seconds: float = 40) -> None:
+def wait_for_mirror_to_end(root: Path, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while left := mirrors(root):
         assert time.monotonic() < deadline, f"the mirror did not end: {left}"
