@@ -1,5 +1,6 @@
 """Fixtures that every test may use: a toy project, and one that is already built."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -18,8 +19,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from pipeline.common.environment import be_quick
 from tests.toy import REPOSITORY, WARM, ToyProject, build_once, make_toy_project, warm_python
 
+be_quick()
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
 
@@ -102,6 +105,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Of several test processes, the first has the toy built at once: later, all others would wait for it."""
+    gc.freeze()  # libraries and tests stay, so no search for garbage needs to look at them
     needed = any("built_project" in getattr(item, "fixturenames", ()) for item in session.items)
     if needed and os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
         shared = session.config._tmp_path_factory.getbasetemp().parent  # type: ignore[attr-defined]

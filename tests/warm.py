@@ -102,8 +102,10 @@ def serve(python: str, libraries: Sequence[str], listener: socket.socket) -> Non
             continue
         connection, _ = listener.accept()
         if not is_warm:
+            gc.disable()
             for name in libraries:
                 importlib.import_module(name)
+            gc.enable()
             gc.freeze()  # a collection would touch, and so copy, what forks share
             sys.executable = python
             is_warm = True
