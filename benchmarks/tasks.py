@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="all", help=f"of {', '.join(TASKS)}, with commas (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="of every task, for a first look (default: each task's own)")
+    parser.add_argument("--charts", type=Path, metavar="FOLDER", help="write each task's curve there as TASK.svg")
 
 
 def run(options: argparse.Namespace) -> Found:
@@ -46,22 +47,52 @@ def run(options: argparse.Namespace) -> Found:
     for task in chosen:
         if not (options.data / task).is_dir():
             raise HallmarkError("there is no such folder", where=str(options.data / task), fix="see docs/tasks.md")
-    works = _works()
-    return {
-        "machine": describe_machine(),
-        "seed": options.seed,
-        "tasks": {
-            task: in_own_process(works[task], options.data, options.seed, options.epochs)
-            | ({"target": TARGETS[task]} if task in TARGETS else {})
-            for task in chosen
-        },
+    works, machine = _works(), describe_machine()
+    found = {
+        task: in_own_process(works[task], options.data, options.seed, options.epochs)
+        | ({"target": TARGETS[task]} if task in TARGETS else {})
+        for task in chosen
     }
+    if options.charts is not None:
+        write_charts(options.charts, found)
+    return {"machine": machine, "seed": options.seed, "tasks": found}
 
 
 def _works() -> dict[str, Callable[..., Found]]:
     from benchmarks.arms import entities, sentiment, translation
 
     return {"multi30k": translation.multi30k, "sst2": sentiment.sst2, "wnut17": entities.wnut17}
+
+
+def write_charts(folder: Path, tasks: dict[str, Found]) -> None:
+    """The curves of the tasks that have one, as FOLDER/TASK.svg."""
+    from pipeline.common.files import write_text
+
+    draw = {"multi30k": draw_translation, "sst2": draw_sentiment}
+    for task in (task for task in tasks if task in draw):
+        write_text(folder / f"{task}.svg", draw[task](tasks[task]) + "\n")
+
+
+def draw_translation(found: Found) -> str:
+    from pipeline.evaluation.report.charts import Line, line_chart
+
+    points = [(point["seconds"] / 60, point["bleu"]) for point in found["curve"]]
+    return line_chart("Multi30k: BLEU on validation", "minutes", "BLEU", [Line("greedy", points)])
+
+
+def draw_sentiment(found: Found) -> str:
+    from pipeline.evaluation.report.charts import Fit, fit_chart
+
+    arms = {"hallmark": "hallmark, pretrained on the training sentences", "tfidf": "TF-IDF + logistic regression"}
+    fits = [
+        Fit(
+            name,
+            [(point["labels"], point[arm]["mean"]) for point in found["curve"]],
+            [(point["labels"], value) for point in found["curve"] for value in point[arm]["values"]],
+        )
+        for arm, name in arms.items()
+    ]
+    return fit_chart("SST-2: accuracy on the test sentences", "labels", "accuracy", fits)
 
 
 def format_result(result: Found) -> str:

@@ -31,11 +31,11 @@ MOST_STEPS = 1_000_000  # between checkpoints, where none is needed
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained network: its vocabulary, its shape, and its weights on the CPU."""
+    """A network: its vocabulary, its shape, and its weights on the CPU (None: random ones, in each fine-tuning new)."""
 
     tokenizer: Vocabulary
     config: ModelConfig
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor] | None
 
 
 def learn_language(
@@ -44,11 +44,13 @@ def learn_language(
     """A vocabulary and a network from the texts, by the objective of its family; nothing is held out.
 
     Args:
-        settings: of pretraining; `steps` is a number.
+        settings: of pretraining; `steps` is a number, and 0 is none.
     """
     assert settings.steps is not None
     tokenizer = train_tokenizer(texts, vocabulary.kind, vocabulary.vocab_size, vocabulary.lowercase)
     config, _ = derive_config(network, tokenizer.vocab_size)
+    if settings.steps == 0:
+        return Pretrained(tokenizer, config, None)
     objective = make_objective(choose_objective(None, config.family), tokenizer, config.context_length, settings)
     flops = objective.flops_per_token(config)
     runtime = choose_runtime(Compute(), flops * settings.steps * settings.batch_tokens)

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.arms import entities, sentiment, translation
 from benchmarks.arms.crf import predict_by_crf
-from benchmarks.tasks import format_result
+from benchmarks.tasks import format_result, write_charts
 from pipeline.common.params import Model, Pretrain
 from pipeline.common.spans import Span
 from pipeline.tasks.text_metrics import FIGURES
@@ -86,9 +86,9 @@ def write_tweets(folder: Path) -> None:
 def test_sentiment_is_learned_beside_tfidf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sentences(tmp_path / "sst2")
     make_small(monkeypatch, sentiment)
-    monkeypatch.setattr(sentiment, "COUNTS", (4, None))
+    monkeypatch.setattr(sentiment, "EPOCHS", {4: 1, None: 1})
     monkeypatch.setattr(sentiment, "DRAWS", 2)
-    found = sentiment.sst2(tmp_path, seed=1, epochs=1)
+    found = sentiment.sst2(tmp_path, seed=1, epochs=None)
     assert [point["labels"] for point in found["curve"]] == [8, 80]
     assert found["sentences"] == 80
     assert found["test_rows"] == 40
@@ -101,6 +101,9 @@ def test_sentiment_is_learned_beside_tfidf(tmp_path: Path, monkeypatch: pytest.M
     table = format_result({"tasks": {"sst2": found}})
     assert "40 sentences at all labels" in table
     assert "accuracy, 2 draws" in table
+    write_charts(tmp_path / "charts", {"sst2": found, "wnut17": {}})
+    assert [chart.name for chart in (tmp_path / "charts").iterdir()] == ["sst2.svg"]
+    assert (tmp_path / "charts" / "sst2.svg").read_text().count("<circle") == 2 * 2 * 2
 
 
 def test_entities_are_found_beside_other_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
