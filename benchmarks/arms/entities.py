@@ -32,7 +32,7 @@ FINETUNE = Finetune(
     max_tokens=128,
     validation_texts=2000,
 )
-SEEDS = 2  # fine-tunings
+SEEDS = 1  # fine-tunings
 FIGURES = ("micro_f1", "macro_f1")
 
 
