@@ -24,7 +24,7 @@ TOKENIZER = Tokenizer(vocab_size=1500)
 MODEL = Model(preset="modernbert", depth=2, hidden_size=128, context_length=128, dropout=0.1)
 PRETRAIN = Pretrain(steps=0)
 FINETUNE = Finetune(
-    epochs=12,
+    epochs=8,
     batch_size=32,
     learning_rate=0.002,
     token_dropout=0.2,
