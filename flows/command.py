@@ -11,6 +11,7 @@ from prefect import Flow
 from prefect.settings import PREFECT_API_URL
 from prefect.states import State
 
+from pipeline.common.environment import be_quick
 from pipeline.common.errors import HallmarkError
 
 PATIENCE_SECONDS = 5.0
@@ -18,6 +19,7 @@ PATIENCE_SECONDS = 5.0
 
 def run_flow(flow: Flow[..., Any], parameters: Callable[[], dict[str, Any]]) -> None:
     """Run a flow in this process, reporting to the server; exits with 0 if it completed, else with 1."""
+    be_quick()
     try:
         arguments = parameters()
         check_server()
