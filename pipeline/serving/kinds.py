@@ -3,13 +3,16 @@
 Free of MLflow, whose models the files `pyfunc_*.py` are.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.answers import Answer, answers_to_json
 from pipeline.common.dialogues import ASSISTANT, ROLES, messages_from_json, through_last_answer
+from pipeline.common.label_sets import labels_to_json
+from pipeline.common.spans import Span, spans_to_json
 
 HERE = Path(__file__).parent
 
@@ -34,18 +37,26 @@ class Served:
     Attributes:
         file: what MLflow runs.
         outputs: given the labels, what an answer has; readable without any library.
-        compare: a row of predictions/TASK.parquet and the answer to the same request.
+        said: what an answer says, as "predicted" in predictions/TASK.parquet holds it.
+        apart: by how much the probabilities or scores of a row of that table and of the same answer differ at most.
         inputs: what a request is.
         request: a row of the task's table (id, text, ...) as a request.
         pair_file: what MLflow runs where rows have a second text; None: this kind has none, or has one always.
+        may_refuse: whether there are requests that a model of this kind cannot answer.
     """
 
     file: Path
     outputs: Callable[[list[str]], list[dict[str, Any]]]
-    compare: Callable[[Mapping[str, Any], Mapping[str, Any]], Difference]
+    said: Callable[[Mapping[str, Any]], str]
+    apart: Callable[[Mapping[str, Any], Mapping[str, Any]], float] = lambda row, answer: 0.0
     inputs: tuple[dict[str, Any], ...] = ({"type": "string"},)
     request: Callable[[Mapping[str, Any]], Any] = lambda row: row["text"]
     pair_file: Path | None = None
+    may_refuse: bool = False
+
+    def compare(self, row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
+        """A row of predictions/TASK.parquet and the answer to the same request."""
+        return Difference(row["predicted"] != self.said(answer), self.apart(row, answer))
 
 
 def find_served(kind: str, pairs: bool = False) -> Served:
@@ -63,33 +74,25 @@ def pair_request(row: Mapping[str, Any]) -> dict[str, str]:
     return {"text": row["text"], "pair": row["pair"]}
 
 
-def compare_label(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
-    return Difference(row["predicted"] != answer["label"], _probabilities_apart(row, answer))
+def labels_said(answer: Mapping[str, Any]) -> str:
+    return labels_to_json(answer["labels"])
 
 
-def compare_labels(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
-    return Difference(json.loads(row["predicted"]) != answer["labels"], _probabilities_apart(row, answer))
+def spans_said(answer: Mapping[str, Any]) -> str:
+    return spans_to_json(Span(span["start"], span["end"], span["label"]) for span in answer["spans"])
 
 
-def _probabilities_apart(row: Mapping[str, Any], answer: Mapping[str, Any]) -> float:
+def answer_said(answer: Mapping[str, Any]) -> str:
+    return answers_to_json([Answer(answer["start"], answer["answer"])] if answer["start"] is not None else [])
+
+
+def probabilities_apart(row: Mapping[str, Any], answer: Mapping[str, Any]) -> float:
     return max(abs(row[f"p_{label}"] - value) for label, value in answer["probabilities"].items())
 
 
-def compare_spans(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
-    spans = [{name: span[name] for name in ("start", "end", "label")} for span in answer["spans"]]
-    if spans != json.loads(row["predicted"]):
-        return Difference(other=True)
-    scores = zip(row["scores"], answer["spans"], strict=True)
-    return Difference(other=False, probability=max((abs(score - span["score"]) for score, span in scores), default=0.0))
-
-
-def compare_answers(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
-    found = [{"start": answer["start"], "text": answer["answer"]}] if answer["start"] is not None else []
-    return Difference(found != json.loads(row["predicted"]), abs(row["score"] - answer["score"]))
-
-
-def compare_texts(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
-    return Difference(row["predicted"] != answer["text"])
+def span_scores_apart(row: Mapping[str, Any], answer: Mapping[str, Any]) -> float:
+    scores = zip(row["scores"], answer["spans"], strict=False)  # other spans may be more or fewer
+    return max((abs(score - span["score"]) for score, span in scores), default=0.0)
 
 
 PROBABILITIES = {"name": "probabilities", "type": "map of label to number"}
@@ -127,10 +130,6 @@ def text_outputs(labels: list[str]) -> list[dict[str, Any]]:
     return [{"name": "text", "type": "string"}]
 
 
-def compare_contents(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Difference:
-    return Difference(other=row["predicted"] != answer["content"])
-
-
 def message_outputs(_labels: list[str]) -> list[dict[str, Any]]:
     return [{"name": "role", "type": "string", "one_of": [ASSISTANT]}, {"name": "content", "type": "string"}]
 
@@ -144,25 +143,35 @@ def dialogue_before_answer(row: Mapping[str, Any]) -> dict[str, Any]:
 MESSAGE = [{"name": "role", "type": "string", "one_of": list(ROLES)}, {"name": "content", "type": "string"}]
 SERVED: dict[str, Served] = {
     "classification": Served(
-        HERE / "pyfunc_model.py", label_outputs, compare_label, pair_file=HERE / "pyfunc_pairs.py"
+        HERE / "pyfunc_model.py",
+        label_outputs,
+        itemgetter("label"),
+        probabilities_apart,
+        pair_file=HERE / "pyfunc_pairs.py",
     ),
     "multi_label_classification": Served(
-        HERE / "pyfunc_labels.py", labels_outputs, compare_labels, pair_file=HERE / "pyfunc_pair_labels.py"
+        HERE / "pyfunc_labels.py",
+        labels_outputs,
+        labels_said,
+        probabilities_apart,
+        pair_file=HERE / "pyfunc_pair_labels.py",
     ),
-    "token_classification": Served(HERE / "pyfunc_spans.py", span_outputs, compare_spans),
+    "token_classification": Served(HERE / "pyfunc_spans.py", span_outputs, spans_said, span_scores_apart),
     "question_answering": Served(
         HERE / "pyfunc_answers.py",
         answer_outputs,
-        compare_answers,
+        answer_said,
+        lambda row, answer: abs(row["score"] - answer["score"]),
         inputs=({"name": "question", "type": "string"}, {"name": "context", "type": "string"}),
         request=lambda row: {"question": row["pair"], "context": row["text"]},
     ),
-    "sequence_to_sequence": Served(HERE / "pyfunc_texts.py", text_outputs, compare_texts),
+    "sequence_to_sequence": Served(HERE / "pyfunc_texts.py", text_outputs, itemgetter("text")),
     "dialogue": Served(
         HERE / "pyfunc_dialogue.py",
         message_outputs,
-        compare_contents,
+        itemgetter("content"),
         inputs=({"name": "messages", "type": "list", "of": MESSAGE},),
         request=dialogue_before_answer,
+        may_refuse=True,  # a last turn that leaves no room for an answer
     ),
 }

@@ -81,7 +81,9 @@ def test_the_whole_way_from_rows_to_a_served_model(open_stage: Open, tmp_path: P
     requests = [served.request(row) for row in records(rows.set_index("id", drop=False).loc[predictions["id"]])][:3]
     package = write_package(FINETUNED / "chat", tmp_path / "package", requests[:2])
     save_pyfunc(package, tmp_path / "served")
-    answers = predict_in_fresh_process(tmp_path / "served", requests)
+    too_long = {"messages": [{"role": "user", "content": "?" * 5000}]}
+    *answers, refused = predict_in_fresh_process(tmp_path / "served", [*requests, too_long], refusals=True)
+    assert refused["refused"].startswith("the last turn is longer than")
     assert [set(answer) for answer in answers] == [{"role", "content"}] * 3
     assert not any(served.compare(*pair).other for pair in zip(records(predictions), answers, strict=False))
 
