@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from pipeline.common.columns import Column
 from pipeline.common.errors import HallmarkError, Problems, allowed
+from pipeline.common.figures import NAMES, highest
 from pipeline.common.made_tasks import fault_of, with_defaults
 from pipeline.common.parts import Biases, Family, FeedForward, Norm, NormPlacement, Positions
 from pipeline.common.prompting import Prompting
@@ -266,10 +267,35 @@ class Promote(Section):
     """When a challenger may become champion."""
 
     min_accuracy: Share = Field(0.0, description="never promote below this accuracy")
-    min_macro_f1: Share = Field(0.0, description="never promote below this macro-F1")
+    min_macro_f1: Share = Field(0.0, description="never promote below this macro-F1, of classes or of labels of spans")
+    floors: dict[str, float] = Field(
+        {},
+        description="never promote below these, in all tasks that have such a figure: {micro_f1: 0.8, bleu: 25}; "
+        f"allowed: {', '.join(NAMES)}",
+    )
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.05, description="significance level of the paired tests")
-    margin: Share = Field(0.01, description="macro-F1 that a challenger may lose and still be called not worse")
+    margin: Share = Field(
+        0.01,
+        description="how much of the leading figure a challenger may lose and still be called not worse; 0.01 is one "
+        "point of BLEU, chrF or ROUGE",
+    )
     accept_not_worse: bool = Field(False, description="promote on the verdict `not worse`, too")
+    dialogues: Positive = Field(
+        64,
+        description="test dialogues that versions answer, evenly spread: more find smaller differences, and on a CPU "
+        "each takes seconds",
+    )
+
+    @field_validator("floors")
+    @classmethod
+    def _are_of_figures(cls, floors: dict[str, float]) -> dict[str, float]:
+        faults = [f"there is no figure {figure}; {allowed(NAMES)}" for figure in floors if figure not in NAMES]
+        for figure in NAMES:
+            if not 0 <= floors.get(figure, 0) <= highest(figure):
+                faults.append(f"{figure} goes from 0 to {highest(figure):g}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return floors
 
 
 class Params(Section):

@@ -1,5 +1,6 @@
 """A fine-tuned classifier on the test split, beside its baselines."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,10 @@ import pandas as pd
 
 from pipeline.common.params import Evaluate, Task
 from pipeline.evaluation.baselines import majority_label, predict_tfidf
-from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.comparison import compare, find_discordant
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.intervals import bootstrap_intervals
+from pipeline.evaluation.tallies import tally_labels
 from pipeline.tasks.classification import Classifier, known_labels
 from pipeline.tasks.metrics import class_numbers, classification_metrics
 from pipeline.tasks.rows import draw_labels, of_split, texts_of
@@ -93,19 +95,12 @@ def _baseline(
     predictions: pd.DataFrame, column: str, classes: list[str], settings: Evaluate, seed: int
 ) -> dict[str, Any]:
     """The baseline's headline figures, and by how much the model leads on the same texts (paired bootstrap)."""
-    compared = compare(
-        predictions["label"].tolist(),
-        predictions[column].tolist(),
-        predictions["predicted"].tolist(),
-        classes=classes,
-        alpha=1 - settings.confidence,
-        margin=0.0,
-        samples=settings.bootstrap_samples,
-        seed=seed,
-    )
-    lead = compared.macro_f1_difference
+    said = [predictions[name].tolist() for name in (column, "predicted")]
+    tally = tally_labels(predictions["label"].tolist(), said, classes)
+    alpha, samples = 1 - settings.confidence, settings.bootstrap_samples
+    compared = compare(tally, alpha=alpha, margin=0.0, samples=samples, seed=seed)
     return {
         **_headlines(predictions, column, classes, settings, seed),
-        "lead_macro_f1": {"value": lead.value, "low": lead.low, "high": lead.high},
-        "p_value_accuracy": compared.accuracy_p_value,
+        "lead_macro_f1": asdict(compared.difference),
+        "p_value_accuracy": find_discordant(tally).p_value,
     }

@@ -10,7 +10,7 @@ from pipeline.common.answers import Answer, answers_to_json
 from pipeline.common.params import Evaluate, Task
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.nearby_words import answer_by_nearby_words
-from pipeline.evaluation.resampling import beside_baselines
+from pipeline.evaluation.resampling import beside_baselines, sums_within
 from pipeline.tasks.answer_metrics import ANSWERABLE, FIGURES, UNANSWERABLE, answer_figures, outcomes, score_all
 from pipeline.tasks.question_answering import Answerer, draw_questions, read_answers
 from pipeline.tasks.rows import of_split
@@ -74,11 +74,7 @@ def _headlines(
 ) -> dict[str, Any]:
     """The figures with their intervals, and those of the baselines; over characters only where words have no spaces."""
     names = [name for name in FIGURES if unspaced or name != "character_f1"]
-    places, _ = pd.factorize(np.array(contexts, dtype=object))
-    by_context = {}
-    for model, own in scores.items():
-        by_context[model] = np.zeros((places.max() + 1, own.shape[1]))
-        np.add.at(by_context[model], places, own)
+    by_context = {model: sums_within(own, contexts) for model, own in scores.items()}
     return beside_baselines(by_context, answer_figures, names, settings, seed)
 
 

@@ -17,8 +17,8 @@ import pandas as pd
 from scipy.stats import t as student
 
 from pipeline.common.errors import HallmarkError
-from pipeline.evaluation.comparison import CELLS_AT_ONCE, macro_f1_pairs
-from pipeline.tasks.metrics import class_numbers
+from pipeline.evaluation.intervals import NUMBERS_AT_ONCE
+from pipeline.tasks.metrics import class_numbers, per_class_figures
 
 ALPHA = 0.05
 EQUAL_FLOPS = 0.02  # arms whose FLOPs differ by less count as equally expensive
@@ -194,6 +194,27 @@ def pooled_macro_f1_difference(
     return Difference(float(whole[0] - whole[1]), float(low), float(high), p_value)
 
 
+def macro_f1_pairs(cells_T3: np.ndarray, counts_ST: np.ndarray, classes: int) -> np.ndarray:
+    """Macro-F1 of two settings from how often each triple occurs.
+
+    Args:
+        cells_T3: int (T, 3), the distinct (label, first, second) triples as class numbers.
+        counts_ST: float64 (S, T), occurrences of each triple in each resample.
+        classes: C; a class that neither occurs nor is predicted counts as F1 0.
+
+    Returns:
+        float64 (S, 2): first, second.
+    """
+    one_hot_T3C = np.eye(classes)[cells_T3]
+    labels_SC = counts_ST @ one_hot_T3C[:, 0]
+    scores = []
+    for setting in (1, 2):
+        predicted_SC = counts_ST @ one_hot_T3C[:, setting]
+        hits_SC = counts_ST @ (one_hot_T3C[:, setting] * one_hot_T3C[:, 0])
+        scores.append(per_class_figures(hits_SC, labels_SC, predicted_SC)["f1"].mean(axis=1))
+    return np.stack(scores, axis=1)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number, so that the chance of any false alarm stays below alpha (Holm 1979)."""
     corrected = [0.0] * len(p_values)
@@ -251,7 +272,7 @@ def _resample(kinds_KT: np.ndarray, counts_K: np.ndarray, samples: int, seed: in
     """Blocks of (S, T) counts of triples. Drawing N examples with replacement is drawing the K counts at once."""
     generator = np.random.default_rng(seed)
     examples = int(counts_K.sum())
-    block = max(1, CELLS_AT_ONCE // max(kinds_KT.shape))
+    block = max(1, NUMBERS_AT_ONCE // max(kinds_KT.shape))
     for start in range(0, samples, block):
         drawn_SK = generator.multinomial(examples, counts_K / examples, size=min(block, samples - start))
         yield drawn_SK.astype(np.float64) @ kinds_KT  # exact, and products of floats are fast

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.common.params import Evaluate
 from pipeline.evaluation.intervals import NUMBERS_AT_ONCE, interval
@@ -15,25 +16,44 @@ from pipeline.tasks.metrics import Figures
 
 
 def resampled_figures(
-    counts: np.ndarray, figures: Callable[[np.ndarray], Figures], *, samples: int, seed: int
+    counts: np.ndarray,
+    figures: Callable[[np.ndarray], Figures],
+    *,
+    samples: int,
+    seed: int,
+    times: np.ndarray | None = None,
 ) -> Figures:
     """Every figure, float64 (1 + S,): of all texts, then of each resample.
 
     Args:
-        counts: numbers (N, ...), of each text.
+        counts: numbers (N, ...), of each text, or of each kind of texts that count alike.
         figures: of sums over texts, (S, ...) to float64 (S,) by name.
         samples: S.
-        seed: decides the resamples; the same texts are drawn for the same N.
+        seed: decides the resamples; the same texts are drawn for the same N and `times`.
+        times: how many texts there are of each kind, int (N,); None: one. Few kinds make large test sets cheap.
     """
-    texts, shape = len(counts), counts.shape[1:]
-    flat = counts.reshape(texts, -1).astype(np.float64)  # exact, and products of floats are fast
-    generator = np.random.default_rng(seed)
-    blocks = [figures(counts.sum(axis=0)[None].astype(np.float64))]
-    block = max(1, NUMBERS_AT_ONCE // max(texts, flat.shape[1]))
+    rows, shape = len(counts), counts.shape[1:]
+    times_N = np.ones(rows) if times is None else times.astype(np.float64)
+    flat = counts.reshape(rows, -1).astype(np.float64)  # exact, and products of floats are fast
+    generator, texts = np.random.default_rng(seed), times_N.sum()
+    blocks = [figures((times_N[:, None] * flat).sum(axis=0).reshape(1, *shape))]
+    block = max(1, NUMBERS_AT_ONCE // max(rows, flat.shape[1]))
     for start in range(0, samples, block):
-        drawn_SN = generator.multinomial(texts, np.full(texts, 1 / texts), size=min(block, samples - start))
+        drawn_SN = generator.multinomial(int(texts), times_N / texts, size=min(block, samples - start))
         blocks.append(figures((drawn_SN.astype(np.float64) @ flat).reshape(-1, *shape)))
     return {name: np.concatenate([found[name] for found in blocks]) for name in blocks[0]}
+
+
+def sums_within(counts: np.ndarray, owners: Sequence[str]) -> np.ndarray:
+    """float64 (M, K): counts (N, K) of parts that belong together, such as the questions about a text, as one.
+
+    Args:
+        owners: what each part belongs to, (N,), M different ones.
+    """
+    places, _ = pd.factorize(np.array(owners, dtype=object))
+    sums = np.zeros((places.max() + 1, counts.shape[1]))
+    np.add.at(sums, places, counts)
+    return sums
 
 
 def beside_baselines(

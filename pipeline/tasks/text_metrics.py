@@ -17,10 +17,11 @@ import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from pipeline.common.figures import OF_100
 from pipeline.common.scripts import KANA_AND_HAN, UNSPACED
 from pipeline.tasks.metrics import Figures
 
-FIGURES = {"chrf": "chrF", "bleu": "BLEU", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L"}
+FIGURES = OF_100
 WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 BLEU_ORDER, CHRF_ORDER, CHRF_BETA = 4, 6, 2
 BLEU_COUNTS, CHRF_COUNTS = 2 + 2 * BLEU_ORDER, 3 * CHRF_ORDER

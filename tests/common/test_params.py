@@ -70,6 +70,11 @@ def test_all_mistakes_are_told_at_once_with_what_is_allowed(tmp_path: Path) -> N
     [
         ("a: [1\n", "this is not YAML"),
         ("- a list\n", "Input should be a valid dictionary"),
+        (
+            "promote: {floors: {belu: 20, f1: 60}}\n",
+            "promote.floors: there is no figure belu; allowed: accuracy, macro_f1, micro_f1, f1, character_f1, "
+            "exact_match, exact_answers, answered, chrf, bleu, rouge_1, rouge_2, rouge_l; f1 goes from 0 to 1, not",
+        ),
         ("tasks: {Library: {}}\n", "String should match pattern"),
         ("tasks: {}\n", "at least 1 item"),
         ("tasks: {mood: {}}\n", "without one python-docs makes library, parameters, describe, summarise only"),

@@ -13,6 +13,8 @@ import pytest
 from pipeline.common.files import read_json
 from pipeline.common.spans import spans_from_json
 from pipeline.common.tables import read_table
+from pipeline.tracking.promotion import promote
+from pipeline.tracking.registry import register_task
 from tests.toy import ToyProject
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("tasks")]  # one build for all, in one test process
@@ -276,3 +278,21 @@ def test_a_dialogue_is_answered_and_goes_on(build: Build) -> None:
     [asked, _] = read_json(root / "models/register/chat/input_example.json")["inputs"]
     assert asked["messages"][-1]["role"] == "user"
     assert len(build.toy.hallmark("chat", "finetune@chat", "3?", "5?").stdout.splitlines()) >= 2
+
+
+@pytest.mark.usefixtures("warm_executable")
+@pytest.mark.parametrize("name", TASKS)
+def test_a_built_model_becomes_champion_by_the_figures_that_evaluate_measured(
+    build: Build, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a fresh process answers counts as what `evaluate` predicted."""
+    monkeypatch.chdir(build.toy.root)
+    monkeypatch.setenv("HALLMARK_HOME", str(build.toy.root / ".hallmark"))
+    assert "version 1 (challenger) registered" in register_task(name)
+    decision = promote(name)
+    assert (decision.action, decision.verdict) == ("promoted", "first champion")
+    assert decision.figures is not None
+    metrics = read_json(f"metrics/evaluate/{name}.json")
+    measured = {figure: metrics[figure]["value"] for figure in decision.figures if "value" in metrics.get(figure, {})}
+    assert set(measured) >= ({"exact_answers"} if name == "chat" else {TASKS[name].leading[0]})
+    assert {figure: decision.figures[figure] for figure in measured} == pytest.approx(measured)

@@ -20,6 +20,7 @@ from pipeline.evaluation.ranking import (
     holm,
     is_lower_better,
     judge,
+    macro_f1_pairs,
     paired_difference,
     pooled_macro_f1_difference,
     rank,
@@ -42,6 +43,22 @@ def test_the_test_over_seeds_is_the_paired_t_test(pairs: list[tuple[float, float
     assert found is not None
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60))
+def test_counts_give_the_macro_f1_of_the_examples_they_stand_for(seed: int, examples: int) -> None:
+    generator = np.random.default_rng(seed)
+    cells_K3 = np.unique(generator.integers(0, len(CLASSES), (examples, 3)), axis=0)
+    counts_SK = generator.multinomial(examples, np.full(len(cells_K3), 1 / len(cells_K3)), size=2)
+    fast_S2 = macro_f1_pairs(cells_K3, counts_SK, len(CLASSES))
+    for counts_K, fast_2 in zip(counts_SK, fast_S2, strict=True):
+        rows_N3 = np.repeat(cells_K3, counts_K, axis=0)
+        slow_2 = [
+            f1_score(rows_N3[:, 0], rows_N3[:, model], labels=range(3), average="macro", zero_division=0)
+            for model in (1, 2)
+        ]
+        np.testing.assert_allclose(fast_2, slow_2, atol=1e-12)
 
 
 def test_seeds_that_tell_nothing_of_the_noise_prove_nothing() -> None:
