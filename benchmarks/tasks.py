@@ -119,12 +119,12 @@ def format_translation(task: str, found: Found) -> str:
 
 def format_sentiment(task: str, found: Found) -> str:
     compared = found["comparison"]
-    difference = compared["macro_f1_difference"]
+    difference = compared["difference"]
     title = (
         f"{task}: accuracy {compared['challenger']['accuracy']:.4f}, TF-IDF {compared['champion']['accuracy']:.4f} on "
         f"{found['test_rows']:,} sentences at all labels: {compared['verdict']} (macro-F1 {difference['value']:+.4f}, "
         f"{difference['low']:+.4f} to {difference['high']:+.4f}, margin {compared['margin']:g}; McNemar p "
-        f"{compared['accuracy_p_value']:.3f})\n"
+        f"{compared['discordant']['p_value']:.3f})\n"
         f"{found['parameters'] / 1e6:.2f}M parameters, pretrained on {found['sentences']:,} sentences in "
         f"{found['pretraining_seconds']:.0f} s; {found['seconds']:.0f} s in all, {found['cpu_seconds']:.0f} s of CPU"
     )

@@ -10,6 +10,7 @@ from pipeline.common.params import Finetune, Model, Pretrain, Promote, Source, T
 from pipeline.corpus.files import read_files
 from pipeline.evaluation.baselines import predict_tfidf
 from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.tallies import tally_labels
 from pipeline.tasks.rows import draw_labels, of_split
 
 TASK = Task(path="sst2/*.tsv", text_column=1, label_column=2)
@@ -60,7 +61,8 @@ def sst2(folder: Path, seed: int, epochs: int | None) -> dict[str, Any]:
         parameters = sum(parameter.numel() for parameter in model.model.parameters())
         theirs = predict_tfidf(drawn["text"].tolist(), drawn["label"].tolist(), texts)
         ours = model.predict(texts)
-        return compare(truth, theirs, ours, classes=classes, alpha=PROMOTE.alpha, margin=PROMOTE.margin, seed=seed)
+        tally = tally_labels(truth, (theirs, ours), classes)
+        return compare(tally, alpha=PROMOTE.alpha, margin=PROMOTE.margin, seed=seed)
 
     curve, comparisons = [], []
     for count in EPOCHS:
@@ -72,8 +74,8 @@ def sst2(folder: Path, seed: int, epochs: int | None) -> dict[str, Any]:
                 "labels": len(draw_labels(learned, count, seed)[0]),
                 "seconds": time.perf_counter() - begun,
                 "verdict": comparisons[0].verdict,
-                "hallmark": over_draws([one.challenger.accuracy for one in comparisons]),
-                "tfidf": over_draws([one.champion.accuracy for one in comparisons]),
+                "hallmark": over_draws([one.challenger["accuracy"] for one in comparisons]),
+                "tfidf": over_draws([one.champion["accuracy"] for one in comparisons]),
             }
         )
     return {
