@@ -13,7 +13,7 @@ from benchmarks.__main__ import main
 from benchmarks.arms import entities, sentiment, translation
 from benchmarks.arms.crf import predict_by_crf
 from benchmarks.tasks import format_result, write_charts
-from pipeline.common.params import Model, Pretrain
+from pipeline.common.params import Pretrain
 from pipeline.common.spans import Span
 from pipeline.tasks.text_metrics import FIGURES
 from tests.tasks.pairs import make_rows
@@ -54,7 +54,7 @@ def test_a_translation_is_learned_and_measured(data: Path, monkeypatch: pytest.M
 
 def make_small(monkeypatch: pytest.MonkeyPatch, arm: Any) -> None:
     monkeypatch.setattr(arm, "TOKENIZER", arm.TOKENIZER.model_copy(update={"vocab_size": 320}))
-    monkeypatch.setattr(arm, "MODEL", Model(preset="modernbert", **SMALL, context_length=64))
+    monkeypatch.setattr(arm, "MODEL", arm.MODEL.model_copy(update=SMALL))
     monkeypatch.setattr(arm, "PRETRAIN", Pretrain(steps=2, batch_tokens=128))
     monkeypatch.setattr(arm, "FINETUNE", arm.FINETUNE.model_copy(update={"batch_size": 8}))
 
