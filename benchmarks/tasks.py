@@ -149,7 +149,7 @@ def format_entities(task: str, found: Found) -> str:
     f1 = figures["micro_f1"]
     title = (
         f"{task}: F1 {f1['value']:.4f} ({f1['low']:.4f} to {f1['high']:.4f}) on {found['test_texts']:,} texts, "
-        f"{len(found['seeds']['values'])} seeds {_over_seeds(found['seeds'])}\n"
+        f"mean over seeds ({len(found['seeds']['values'])}) {_over_seeds(found['seeds'])}\n"
         f"{found['parameters'] / 1e6:.2f}M parameters, {found['train_texts']:,} texts; "
         f"{found['seconds']:.0f} s in all, {found['cpu_seconds']:.0f} s of CPU"
     )
