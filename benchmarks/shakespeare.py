@@ -12,6 +12,7 @@ hours on a CPU.
 """
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from benchmarks.choices import choose
 from benchmarks.machine import cold_compilations, describe_machine
 from benchmarks.tables import format_table
 from pipeline.common.errors import HallmarkError
+from pipeline.common.processes import die_with_parent
 
 TARGETS = {"small": 1.8857, "large": 1.4697}
 ARMS = ("hallmark-small", "nanogpt-small", "hallmark-large", "nanogpt-large")
@@ -71,13 +73,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_own_process(work: Callable[..., Found], *arguments: Any) -> Found:
-    """What `work` returns, from a fresh process without compiled code."""
-    with cold_compilations(), ProcessPoolExecutor(1, get_context("spawn"), initializer=_speak_aside) as pool:
+    """What `work` returns, from a fresh process without compiled code, which ends with this one."""
+    context = get_context("spawn")
+    with cold_compilations(), ProcessPoolExecutor(1, context, initializer=_begin, initargs=(os.getpid(),)) as pool:
         return pool.submit(work, *arguments).result()
 
 
-def _speak_aside() -> None:
-    """What a training prints goes to stderr: stdout is the result's."""
+def _begin(parent: int) -> None:
+    """End with the process that asked, and print on stderr: stdout is the result's."""
+    die_with_parent(parent)
     sys.stdout = sys.stderr
 
 

@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.arms import shakespeare
 from benchmarks.shakespeare import _describe, format_result
+from pipeline.common.processes import is_alive
+from tests.toy import REPOSITORY
 from tests.training.tiny import SONNETS
 
 
@@ -72,3 +77,32 @@ def test_a_run_in_a_process_of_its_own_prints_nothing_but_the_result(
     printed = capfd.readouterr()
     assert json.loads(printed.out)["arms"]["hallmark-small"]["compiled"] is False
     assert "step 2/2" in printed.err
+
+
+ENDLESS = """
+import sys
+from benchmarks.shakespeare import in_own_process
+if __name__ == "__main__":
+    in_own_process(exec, sys.argv[1])
+"""
+TELL_AND_WAIT = """
+import os, sys, time
+with open({told!r}, "w") as file:
+    file.write(f"{{os.getpid()}}.")
+time.sleep(60)
+"""
+
+
+def test_a_benchmark_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    asked = TELL_AND_WAIT.format(told=str(told))
+    started = subprocess.Popen([sys.executable, "-c", ENDLESS, asked], cwd=REPOSITORY)
+    while not told.exists() or not told.read_text().endswith("."):
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.kill()
+    started.wait()
+    until = time.monotonic() + 30
+    while is_alive(int(told.read_text().strip("."))) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_alive(int(told.read_text().strip(".")))
