@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 
 from pipeline.common.environment import be_quick
-from tests.toy import REPOSITORY, WARM, ToyProject, build_once, compile_sources, make_toy_project, warm_python
+from tests.toy import REPOSITORY, WARM, ToyProject, build_once, make_toy_project, warm_python
 
 be_quick()
 settings.register_profile("busy machine", deadline=None)
@@ -79,10 +79,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """All test processes share one that imports what stages import, once one of them asks it to."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return
-    compile_sources()
-    if hasattr(os, "fork"):
+    if "PYTEST_XDIST_WORKER" not in os.environ and hasattr(os, "fork"):
         python = warm_python()
         os.environ[WARM] = str(python.programs)
         session.config.add_cleanup(python.close)

@@ -1,7 +1,6 @@
 """A whole project in a temporary folder, small enough to be built in a test: real text, real Git, real DVC."""
 
 import ast
-import compileall
 import csv
 import os
 import shutil
@@ -69,7 +68,6 @@ class ToyProject:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "HALLMARK_TRACKING": "off",
             "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "",
             "DVC_SITE_CACHE_DIR": str(self.root / ".hallmark" / "dvc-site"),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_AUTHOR_NAME": "Toy",
@@ -144,7 +142,7 @@ class ToyProject:
 
     def copy(self, to: Path) -> "ToyProject":
         """A copy to change at will; Git history, DVC cache and `.hallmark` come along."""
-        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("dvc-site", "*.pyc.*"))
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("dvc-site", "__pycache__"))
         return ToyProject(to)
 
 
@@ -169,15 +167,7 @@ def inside_only(environment: Mapping[str, str]) -> dict[str, str]:
 
 def warm_python() -> WarmPython:
     """A process for the stages of toy projects."""
-    return WarmPython(
-        LIBRARIES, inside_only(os.environ) | QUIET | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
-    )
-
-
-def compile_sources() -> None:
-    """Write the byte code of what toy projects copy, so that not each of their processes compiles it."""
-    for name in ("pipeline", "flows"):
-        compileall.compile_dir(REPOSITORY / name, quiet=2)
+    return WarmPython(LIBRARIES, inside_only(os.environ) | QUIET | {"OMP_NUM_THREADS": "1"})
 
 
 def build_once(shared: Path) -> None:
@@ -198,7 +188,7 @@ def build_once(shared: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.pyc.*", "*.tmp"))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.tmp"))
     elif source.exists():
         shutil.copyfile(source, target)
 
