@@ -125,9 +125,7 @@ def format_sentiment(task: str, found: Found) -> str:
         f"{found['test_rows']:,} sentences at all labels: {compared['verdict']} (macro-F1 {difference['value']:+.4f}, "
         f"{difference['low']:+.4f} to {difference['high']:+.4f}, margin {compared['margin']:g}; McNemar p "
         f"{compared['discordant']['p_value']:.3f})\n"
-        f"{found['parameters'] / 1e6:.2f}M parameters, {found['sentences']:,} sentences; "
-        f"{found['seconds']:.0f} s in all, {found['cpu_seconds']:.0f} s of CPU"
-    )
+    ) + _size_and_cost(found, f"{found['sentences']:,} sentences")
     rows = [
         (
             "all" if point["labels_per_class"] is None else f"{point['labels_per_class']:,}",
@@ -150,9 +148,7 @@ def format_entities(task: str, found: Found) -> str:
     title = (
         f"{task}: F1 {f1['value']:.4f} ({f1['low']:.4f} to {f1['high']:.4f}) on {found['test_texts']:,} texts, "
         f"mean over seeds ({len(found['seeds']['values'])}) {_over_seeds(found['seeds'])}\n"
-        f"{found['parameters'] / 1e6:.2f}M parameters, {found['train_texts']:,} texts; "
-        f"{found['seconds']:.0f} s in all, {found['cpu_seconds']:.0f} s of CPU"
-    )
+    ) + _size_and_cost(found, f"{found['train_texts']:,} texts")
     parts = [title, *(f"left out: {arm}: {why}" for arm, why in found["left_out"].items())]
     arms = {"predicted": "hallmark", "crf": "CRF", "word_shapes": "logistic regression"}
     rows = []
@@ -176,6 +172,13 @@ def format_entities(task: str, found: Found) -> str:
     ]
     of_types = format_table(("type", "entities", *(f"F1, {arms[name]}" for name in found["arms"])), each)
     return "\n".join(parts) + f"\n\n{format_table(header, rows)}\n\n{of_types}"
+
+
+def _size_and_cost(found: Found, rows: str) -> str:
+    return (
+        f"{found['parameters'] / 1e6:.2f}M parameters, {rows}; "
+        f"{found['seconds']:.0f} s in all, {found['cpu_seconds']:.0f} s of CPU"
+    )
 
 
 def _over_seeds(found: Found) -> str:

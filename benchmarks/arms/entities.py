@@ -5,18 +5,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from benchmarks.arms.crf import predict_by_crf
-from benchmarks.arms.from_texts import learn_language, learn_task
-from benchmarks.arms.sentiment import over_draws
+from benchmarks.arms.from_texts import learn_language, learn_task, over_draws
 from pipeline.common.params import Evaluate, Finetune, Model, Pretrain, Source, Task, Tokenizer
-from pipeline.common.spans import Span, spans_from_json
 from pipeline.corpus.files import read_files
 from pipeline.evaluation.resampling import beside_baselines
 from pipeline.evaluation.word_shapes import predict_by_word_shapes
 from pipeline.tasks.rows import of_split
 from pipeline.tasks.span_metrics import count_spans, span_figures, span_metrics
+from pipeline.tasks.token_classification import read_spans
 
 TASK = Task(kind="token_classification", path="wnut17/*.conll", labels_per_class=None)
 # Hardly tuned; what was tried is in docs/experiments.md.
@@ -50,7 +47,7 @@ def wnut17(folder: Path, seed: int, epochs: int | None) -> dict[str, Any]:
     where, source = str(folder), Source(kind="files", path=str(folder), documents=[])
     rows = read_files(source, {"entities": TASK}, seed).tasks["entities"]
     learned, test = of_split(rows, "train", where), of_split(rows, "test", where)
-    texts, truth = test["text"].tolist(), spans_of(test)
+    texts, truth = test["text"].tolist(), read_spans(test)
     pretrained = learn_language(learned["text"].tolist(), TOKENIZER, MODEL, PRETRAIN, seed)
     pretraining_seconds = time.perf_counter() - started
 
@@ -65,7 +62,7 @@ def wnut17(folder: Path, seed: int, epochs: int | None) -> dict[str, Any]:
         left_out["crf"] = "there is no python-crfsuite; pip install -e .[bench]"
     for name, predict in others.items():
         begun = time.perf_counter()
-        found[name] = count_spans(truth, predict(learned["text"].tolist(), spans_of(learned), texts, labels), labels)
+        found[name] = count_spans(truth, predict(learned["text"].tolist(), read_spans(learned), texts, labels), labels)
         seconds[name] = time.perf_counter() - begun
     return {
         "parameters": sum(parameter.numel() for parameter in models[0].model.parameters()),
@@ -79,7 +76,3 @@ def wnut17(folder: Path, seed: int, epochs: int | None) -> dict[str, Any]:
         "seeds": over_draws([float(span_figures(each.sum(axis=0))["micro_f1"]) for each in counts]),
         "left_out": left_out,
     }
-
-
-def spans_of(rows: pd.DataFrame) -> list[list[Span]]:
-    return [spans_from_json(content) for content in rows["spans"]]

@@ -1,5 +1,6 @@
 """A task from its own texts alone: a network learns their language, and then the task from their labels."""
 
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,3 +120,9 @@ def learn_task(
         folder.mkdir()
         save_trained(folder, trained.model, prepared.config, str(runtime.precision).removeprefix("torch."), tokenizer)
         return kind.load(folder, runtime.device.type)
+
+
+def over_draws(values: list[float]) -> dict[str, Any]:
+    """What a figure was in each draw, "values", and their "mean" and "deviation" (None of one)."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"values": values, "mean": statistics.mean(values), "deviation": deviation}

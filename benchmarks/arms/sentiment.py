@@ -1,11 +1,10 @@
 """SST-2 by the real parts, from its own sentences alone, beside TF-IDF + logistic regression of the same labels."""
 
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms.from_texts import learn_language, learn_task
+from benchmarks.arms.from_texts import learn_language, learn_task, over_draws
 from pipeline.common.params import Finetune, Model, Pretrain, Promote, Source, Task, Tokenizer
 from pipeline.corpus.files import read_files
 from pipeline.evaluation.baselines import predict_tfidf
@@ -88,8 +87,3 @@ def sst2(folder: Path, seed: int, epochs: int | None) -> dict[str, Any]:
         "curve": curve,
         "comparison": comparisons[0].to_dict(),
     }
-
-
-def over_draws(values: list[float]) -> dict[str, Any]:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"values": values, "mean": statistics.mean(values), "deviation": deviation}

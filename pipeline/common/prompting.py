@@ -6,7 +6,15 @@ from pydantic import Field, field_validator
 
 from pipeline.common.section import Positive, Section
 
+TEXT, PAIR, LABEL = "{text}", "{pair}", "{label}"
 Method = Literal["random", "similarity", "diversity", "easy", "hard", "gradient"]
+
+
+def is_template(written: str) -> bool:
+    """Whether {text}, perhaps {pair}, and behind them {label} are in it, once each."""
+    before, found, behind = written.partition(LABEL)
+    once = before.count(TEXT) == 1 and before.count(PAIR) <= 1
+    return bool(found) and once and not any(name in behind for name in (TEXT, PAIR, LABEL))
 
 
 class Prompting(Section):
@@ -55,15 +63,13 @@ class Prompting(Section):
     @field_validator("template")
     @classmethod
     def _has_both(cls, value: str) -> str:
-        before, found, behind = value.partition("{label}")
-        once = before.count("{text}") == 1 and before.count("{pair}") <= 1
-        if not found or not once or any(name in behind for name in ("{text}", "{pair}", "{label}")):
+        if not is_template(value):
             raise ValueError("allowed: a text with {text} once, perhaps {pair} once, and behind them {label} once")
         return value
 
     @property
     def reads_pairs(self) -> bool:
-        return "{pair}" in self.template
+        return PAIR in self.template
 
     @field_validator("methods", "shots", "seeds")
     @classmethod

@@ -89,7 +89,11 @@ class Comparison:
 def measure(tally: Tally) -> list[dict[str, float]]:
     """The figures of each model, the leading one first."""
     alone = [resampled_figures(counts, tally.figures, samples=0, seed=0, times=tally.times) for counts in tally.counts]
-    return [{name: float(found[name][0]) for name in tally.shown} for found in alone]
+    return [_of_all_texts(found, tally.shown) for found in alone]
+
+
+def _of_all_texts(resampled: Figures, shown: tuple[str, ...]) -> dict[str, float]:
+    return {name: float(resampled[name][0]) for name in shown}
 
 
 def compare(tally: Tally, *, alpha: float, margin: float, samples: int = SAMPLES, seed: int = 0) -> Comparison:
@@ -108,20 +112,19 @@ def compare(tally: Tally, *, alpha: float, margin: float, samples: int = SAMPLES
     examples, leading = int(tally.times.sum()), tally.shown[0]
     if examples == 0:
         raise HallmarkError("without any text nothing can be compared")
-    old_S, new_S = (
-        resampled_figures(counts, tally.figures, samples=samples, seed=seed, times=tally.times)[leading]
+    old, new = (
+        resampled_figures(counts, tally.figures, samples=samples, seed=seed, times=tally.times)
         for counts in tally.counts
     )
-    champion, challenger = measure(tally)
-    differences_S = new_S - old_S
+    differences_S = new[leading] - old[leading]
     low, high = np.quantile(differences_S[1:], [alpha / 2, 1 - alpha / 2])
     difference = Difference(float(differences_S[0]), float(low), float(high))
     discordant = find_discordant(tally) if tally.right else None
     margin = margin * highest(leading)
     return Comparison(
         examples=examples,
-        champion=champion,
-        challenger=challenger,
+        champion=_of_all_texts(old, tally.shown),
+        challenger=_of_all_texts(new, tally.shown),
         difference=difference,
         discordant=discordant,
         alpha=alpha,

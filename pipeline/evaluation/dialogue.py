@@ -21,7 +21,7 @@ from pipeline.evaluation.intervals import interval
 from pipeline.evaluation.resampling import beside_baselines, resampled_figures
 from pipeline.tasks.assistant import COUNTS, Assistant, Row, count_tokens, fit_dialogues
 from pipeline.tasks.metrics import Figures
-from pipeline.tasks.rows import draw_rows, of_split
+from pipeline.tasks.rows import draw_rows, evenly, of_split
 from pipeline.tokenization.tokenizer import Tokenizer
 
 HEADLINES = ("token_accuracy", "perplexity")
@@ -115,7 +115,7 @@ def write_answers(model: Assistant, dialogues: Sequence[Sequence[Message]], wher
             where=where,
             fix="raise finetune.max_tokens",
         )
-    chosen = able[:: -(-len(able) // ANSWERED)]
+    chosen = able[evenly(len(able), ANSWERED)]
     answers: list[str | None] = [None] * len(dialogues)
     for place, answer in zip(chosen, model.answer([asked[place] for place in chosen]), strict=True):
         answers[place] = answer

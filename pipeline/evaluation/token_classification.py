@@ -5,13 +5,13 @@ from typing import Any
 import pandas as pd
 
 from pipeline.common.params import Evaluate, Task
-from pipeline.common.spans import Span, spans_from_json, spans_to_json
+from pipeline.common.spans import spans_to_json
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.resampling import beside_baselines
 from pipeline.evaluation.word_shapes import predict_by_word_shapes
 from pipeline.tasks.rows import of_split
 from pipeline.tasks.span_metrics import count_spans, pair_spans, span_figures, span_metrics
-from pipeline.tasks.token_classification import TokenLabeller, draw_texts, known_span_labels
+from pipeline.tasks.token_classification import TokenLabeller, draw_texts, known_span_labels, read_spans
 
 HEADLINES = ("micro_f1", "macro_f1")
 BASELINES = ("word_shapes", "scratch")
@@ -41,11 +41,11 @@ def evaluate_token_classification(
     known_span_labels(rows, where)
     test = of_split(rows, "test", where)
     drawn, short = draw_texts(of_split(rows, "train", where), task.labels_per_class, seed)
-    texts, truth = test["text"].tolist(), _spans(test)
+    texts, truth = test["text"].tolist(), read_spans(test)
     scored = model.predict_scored(texts)
     found = {
         "predicted": [[each.span for each in spans] for spans in scored],
-        "word_shapes": predict_by_word_shapes(drawn["text"].tolist(), _spans(drawn), texts, model.labels),
+        "word_shapes": predict_by_word_shapes(drawn["text"].tolist(), read_spans(drawn), texts, model.labels),
         "scratch": scratch.predict(texts),
     }
     predictions = pd.DataFrame(
@@ -69,7 +69,3 @@ def evaluate_token_classification(
     return Evaluation(
         metrics, predictions, pd.DataFrame(pair_spans(truth, found["predicted"]), columns=["label", "predicted"])
     )
-
-
-def _spans(rows: pd.DataFrame) -> list[list[Span]]:
-    return [spans_from_json(content) for content in rows["spans"]]

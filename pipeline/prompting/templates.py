@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.common.errors import HallmarkError, Problems, allowed
+from pipeline.common.prompting import LABEL, PAIR, TEXT, is_template
 from pipeline.tasks.encoding import cut_pair
 from pipeline.tasks.rows import Text
 from pipeline.tokenization.tokenizer import Tokenizer
 
-NAMES = TEXT, PAIR, LABEL = "{text}", "{pair}", "{label}"
 PLACES = re.compile(r"(\{text\}|\{pair\})")
 
 
@@ -28,15 +28,14 @@ class Template:
     @classmethod
     def parse(cls, written: str) -> "Template":
         """Raises HallmarkError unless {text}, perhaps {pair}, and behind them {label} are there once each."""
-        before, found, after = written.partition(LABEL)
-        parts = tuple(PLACES.split(before))
-        if not found or sorted(parts[1::2]) not in ([TEXT], [PAIR, TEXT]) or any(name in after for name in NAMES):
+        if not is_template(written):
             raise HallmarkError(
                 f"{written!r} is no template",
                 where="params.yaml: prompting, template",
                 fix=f"write {TEXT} once ({PAIR} too, for pairs of texts) and behind it {LABEL} once",
             )
-        return cls(parts, after)
+        before, _, after = written.partition(LABEL)
+        return cls(tuple(PLACES.split(before)), after)
 
     @property
     def texts(self) -> int:

@@ -23,11 +23,12 @@ def main(stage: Stage) -> None:
     from pipeline.serving.package import write_package
     from pipeline.serving.reload import predict_in_fresh_process
     from pipeline.serving.save import save_pyfunc
+    from pipeline.tasks.rows import evenly
 
     task = stage.task_name
     predictions = read_table(PREDICTIONS / f"{task}.parquet")
     predictions = predictions.dropna(subset=["predicted"])  # of dialogues only some are answered
-    predictions = predictions.iloc[:: -(-len(predictions) // COMPARED_ROWS)]
+    predictions = predictions.iloc[evenly(len(predictions), COMPARED_ROWS)]
     table = read_table(clean_task(task)).set_index("id", drop=False)
     served = find_served(stage.task.kind, "pair" in table)
     rows = records(table.loc[predictions["id"]])

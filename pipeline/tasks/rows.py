@@ -57,6 +57,11 @@ def validation_rows(rows: pd.DataFrame, where: str, most: int, seed: int) -> pd.
     return draw_rows(of_split(rows, "validation", where), most, seed)
 
 
+def evenly(count: int, most: int) -> slice:
+    """Which of `count` rows to take for at most `most` of them, spread over all."""
+    return slice(None, None, -(-count // most))
+
+
 def draw_labels(rows: pd.DataFrame, labels_per_class: int | None, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
     """Draw `labels_per_class` rows of each class (None: all), decided by the seed.
 

@@ -140,7 +140,7 @@ class TokenClassification:
         self.labels = known_span_labels(rows, where)
         self.tokenizer, self.settings, self.body_config, self.seed = tokenizer, settings, config, seed
         self.buckets = bucket_lengths(settings.max_tokens)
-        learned, self.truth = ([spans_from_json(content) for content in table["spans"]] for table in (drawn, held_out))
+        learned, self.truth = (read_spans(table) for table in (drawn, held_out))
         self.whole_words = words_stay_whole(
             (text, span.start, span.end) for text, own in zip(drawn["text"], learned, strict=True) for span in own
         )
@@ -220,9 +220,14 @@ class TokenClassification:
         }
 
 
+def read_spans(rows: pd.DataFrame) -> list[list[Span]]:
+    """The true spans of each row."""
+    return [spans_from_json(content) for content in rows["spans"]]
+
+
 def known_span_labels(rows: pd.DataFrame, where: str) -> list[str]:
     """The labels that training knows, sorted. Raises HallmarkError: see `pipeline.tasks.rows.labels_of_training`."""
-    labels = [[span.label for span in spans_from_json(content)] for content in rows["spans"]]
+    labels = [[span.label for span in spans] for spans in read_spans(rows)]
     return labels_of_training(rows, labels, where, learned="span", owner="span")
 
 
@@ -232,7 +237,7 @@ def draw_texts(rows: pd.DataFrame, texts_per_label: int | None, seed: int) -> tu
     See `pipeline.tasks.rows.draw_by_labels`.
     """
     drawn = in_drawn_order(rows, seed)
-    labels = [{span.label for span in spans_from_json(content)} for content in drawn["spans"]]
+    labels = [{span.label for span in spans} for spans in read_spans(drawn)]
     return draw_by_labels(drawn, labels, texts_per_label)
 
 

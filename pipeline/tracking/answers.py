@@ -16,6 +16,7 @@ from pipeline.evaluation.comparison import Tally
 from pipeline.evaluation.tallies import COUNTED
 from pipeline.serving.kinds import Served, find_served
 from pipeline.serving.reload import predict_in_fresh_process
+from pipeline.tasks.rows import evenly
 from pipeline.tracking.mlflow_store import Store
 from pipeline.tracking.registry import Version
 
@@ -65,7 +66,7 @@ def read_exam(task: str, params: Params) -> Exam:
     if test.empty:
         raise HallmarkError("there are no test rows to compare on", where=str(clean_task(task)), fix="dvc repro")
     if params.tasks[task].kind == "dialogue":
-        test = test.iloc[:: -(-len(test) // params.promote.dialogues)].reset_index(drop=True)
+        test = test.iloc[evenly(len(test), params.promote.dialogues)].reset_index(drop=True)
     return Exam(params.tasks[task], test)
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from benchmarks.shakespeare import _describe, format_result
 from pipeline.common.processes import is_alive
 from tests.toy import REPOSITORY
 from tests.training.tiny import SONNETS
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -97,12 +97,12 @@ def test_a_benchmark_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     told = tmp_path / "pid"
     asked = TELL_AND_WAIT.format(told=str(told))
     started = subprocess.Popen([sys.executable, "-c", ENDLESS, asked], cwd=REPOSITORY)
-    while not told.exists() or not told.read_text().endswith("."):
+
+    def has_told() -> bool:
         assert started.poll() is None
-        time.sleep(0.05)
+        return told.exists() and told.read_text().endswith(".")
+
+    wait_until(has_told, seconds=120)
     started.kill()
     started.wait()
-    until = time.monotonic() + 30
-    while is_alive(int(told.read_text().strip("."))) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not is_alive(int(told.read_text().strip(".")))
+    wait_until(lambda: not is_alive(int(told.read_text().strip("."))))

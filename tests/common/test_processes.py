@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.common.processes import is_alive
+from tests.waiting import wait_until
 
 STAGE = """
 import os, time
@@ -35,11 +35,3 @@ def test_a_stage_dies_with_a_killed_parent(tmp_path: Path, between: str) -> None
         stage = int(ready.read_text())
         process.kill()
     wait_until(lambda: not is_alive(stage))
-
-
-def wait_until(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
