@@ -10,10 +10,15 @@ from tests.training.tiny import tiny_runtime
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the page faults that Linux counts")
 def test_memory_that_a_step_frees_stays_for_the_next() -> None:
+    tiny_runtime()
+    page_faults_of_64_megabytes()
+    # Some other small allocation may take a piece of what is free, so that it no longer holds 64 MB: hence five tries.
+    assert min(page_faults_of_64_megabytes() for _ in range(5)) < 1000  # of 15,625 pages
+
+
+def page_faults_of_64_megabytes() -> int:
     from resource import RUSAGE_SELF, getrusage
 
-    tiny_runtime()
-    torch.ones(16_000_000)  # 64 MB, which are freed at once
     before = getrusage(RUSAGE_SELF).ru_minflt
-    torch.ones(16_000_000)
-    assert getrusage(RUSAGE_SELF).ru_minflt - before < 1000  # of 15,625 pages
+    torch.ones(16_000_000)  # freed at once
+    return getrusage(RUSAGE_SELF).ru_minflt - before
