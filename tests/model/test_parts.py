@@ -15,7 +15,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Model
 from pipeline.common.parts import PART_CHOICES
-from pipeline.model.attention import Attention, Sight, attend, attend_fast, memory_bias, record_attention, visible_bias
+from pipeline.model.attention import (
+    Attention,
+    Sight,
+    attend,
+    attend_by_blocks,
+    attend_fast,
+    memory_bias,
+    record_attention,
+    visible_bias,
+    visible_blocks,
+)
 from pipeline.model.block import Stack
 from pipeline.model.config import GATED, ModelConfig, derive_config
 from pipeline.model.feed_forward import FEED_FORWARDS, FeedForward
@@ -78,6 +88,25 @@ def test_written_out_attention_equals_torchs(batch: int, heads: int, length: int
         atol=1e-6,
         rtol=1e-6,
     )
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("sees", ["earlier", "prefix", "all"])
+@torch.inference_mode()
+def test_attention_by_blocks_equals_the_written_out_one(kv_heads: int, window: int | None, sees: str) -> None:
+    """Rows of several documents, some blocks of which see nothing; what a GPU compiles runs here as it is."""
+    torch.manual_seed(0)
+    q, (k, v) = torch.randn(2, 4, 400, 16), torch.randn(2, 2, kv_heads, 400, 16)
+    lengths = torch.tensor([[130], [70]])
+    places, documents = torch.arange(400) % lengths, torch.arange(400) // lengths
+    hidden = {"causal": sees != "all", "window": window, "prefix_BS": documents + 20 if sees == "prefix" else None}
+    blocks = visible_blocks(documents, places, **hidden)
+    bias = visible_bias(places, places, documents_BT=documents, **hidden)
+    k_of_all, v_of_all = (x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v))
+    found, expected = attend_by_blocks(q, k, v, blocks, 0.3), attend(q, k_of_all, v_of_all, bias, 0.3)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert blocks.to_dense().float().mean() < 0.8  # of the blocks of 128 x 128 are looked at
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
