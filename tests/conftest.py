@@ -20,9 +20,11 @@ import pytest
 from hypothesis import settings
 
 from pipeline.common.environment import be_quick
-from tests.toy import REPOSITORY, WARM, ToyProject, build_once, make_toy_project, warm_python
+from tests.toy import PYTHON, REPOSITORY, WARM, ToyProject, build_once, make_toy_project, warm_python
 
 be_quick()
+if PYTHON in os.environ:
+    sys.executable = os.environ[PYTHON]  # a test process may be a fork, but what it starts is not
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
 
@@ -79,10 +81,17 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """All test processes share one that imports what stages import, once one of them asks it to."""
-    if "PYTEST_XDIST_WORKER" not in os.environ and hasattr(os, "fork"):
+    if "PYTEST_XDIST_WORKER" not in os.environ and hasattr(os, "pidfd_open"):
         python = warm_python()
-        os.environ[WARM] = str(python.programs)
+        os.environ |= {WARM: str(python.programs), PYTHON: sys.executable}
         session.config.add_cleanup(python.close)
+
+
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """Test processes are forks of it, too: each would import the same for six seconds."""
+    for spec in specs:
+        if spec.popen and WARM in os.environ:
+            spec.python = f"{os.environ[WARM]}/python"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -40,7 +40,7 @@ def run(python: str, *words: str, cwd: Path) -> tuple[int, str, str]:
         ["-m", "shows", "0", "b"],
         ["shows.py", "3"],
         ["-I", "shows.py", "0"],
-        ["-c", SHOWS, "5", "x"],
+        ["-u", "-c", SHOWS, "5", "x"],
         ["-c", "import sys; sys.exit('what is wrong')"],
         ["-c", f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"],
     ],
@@ -54,6 +54,23 @@ def test_it_has_the_libraries_already_and_starts_forks_itself(python: str, tmp_p
     code = "import sys; print('fractions' in sys.modules, sys.executable)"
     assert run(python, "-c", code, cwd=tmp_path) == (0, f"True {python}\n", "")
     assert run(sys.executable, "-c", code, cwd=tmp_path) == (0, f"False {sys.executable}\n", "")
+
+
+def test_an_interrupt_is_passed_on(python: str) -> None:
+    code = """
+import time
+try:
+    print("waits", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    with subprocess.Popen([python, "-c", code], stdout=subprocess.PIPE, text=True) as asking:
+        assert asking.stdout
+        assert asking.stdout.readline() == "waits\n"
+        asking.send_signal(signal.SIGINT)
+        assert asking.stdout.read() == "interrupted\n"
+    assert asking.returncode == 0
 
 
 def test_a_fork_ends_with_who_asked_for_it(python: str) -> None:

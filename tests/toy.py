@@ -40,6 +40,7 @@ OUTSIDE = ("DVC_", "HALLMARK_", "MLFLOW_", "PREFECT_", "TORCHINDUCTOR_")  # vari
 LIBRARIES = ("torch._dynamo", "sklearn.linear_model", "great_expectations", "mlflow.pyfunc", "dvc.repo")
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
 WARM = "TOY_WARM_PROGRAMS"  # names the folder of the program `python` that asks for a fork
+PYTHON = "TOY_PYTHON"  # names the program that starts anew
 COPIED = (
     "pipeline",
     "flows",
@@ -167,7 +168,8 @@ def inside_only(environment: Mapping[str, str]) -> dict[str, str]:
 
 def warm_python() -> WarmPython:
     """A process for the stages of toy projects."""
-    return WarmPython(LIBRARIES, inside_only(os.environ) | QUIET | {"OMP_NUM_THREADS": "1"})
+    alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}  # read when torch is imported
+    return WarmPython(LIBRARIES, inside_only(os.environ) | QUIET | alone)
 
 
 def build_once(shared: Path) -> None:

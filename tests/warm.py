@@ -2,7 +2,7 @@
 
 What runs in a fork is what `python FILE`, `python -m MODULE` or `python -c CODE` would run, in an interpreter that has
 done nothing but import libraries. A program named `python` asks for such a fork: where it comes first on PATH, DVC's
-stages are forks, and so is what they start by `sys.executable`.
+stages are forks, and so is what they start by `sys.executable`. The test processes of xdist are forks, too.
 
 Run as a program this file is the process that imports and forks: `python -I tests/warm.py PYTHON LIBRARY...`, with the
 socket that it is asked at as its standard input.
@@ -24,6 +24,7 @@ from pathlib import Path
 from select import select
 from shutil import rmtree
 from tempfile import mkdtemp
+from types import ModuleType
 from typing import Any
 
 PROGRAM = """#!{interpreter} -IS
@@ -63,7 +64,8 @@ class WarmPython:
 
 
 def ask(address: str, words: list[str], cwd: str, environment: dict[str, str], files: list[int]) -> int:
-    """Let `python WORDS` run in a fork of the process that listens at `address`; returns its exit status.
+    """Let `python WORDS` run in a fork of the process that listens at `address`; returns its exit status. SIGINT is
+    passed on to it.
 
     Args:
         address: of a socket.
@@ -77,13 +79,14 @@ def ask(address: str, words: list[str], cwd: str, environment: dict[str, str], f
         connection.connect(address)
         socket.send_fds(connection, [len(request).to_bytes(8)], files)
         connection.sendall(request)
+        signal.signal(signal.SIGINT, lambda *_: connection.send(b"!"))
         return int(connection.recv(16))
 
 
 def be_python(address: str) -> None:
     """Do as `python` does with this process's arguments."""
     words = sys.argv[1:]
-    if words[:1] == ["-I"]:  # the process that forks is isolated
+    while words and words[0] in ("-I", "-u"):  # the process that forks is isolated
         words = words[1:]
     if not words or not (words[0] in ("-m", "-c") or words[0].endswith(".py")):
         os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
@@ -133,14 +136,14 @@ def answer(connection: socket.socket) -> None:
         live(files, **request)
     for file in files:
         os.close(file)
-    ended = status = 0
-    while not ended:
-        if select([connection], [], [], 0.02)[0]:  # who asked says no more, so this is its end
-            os.kill(child, signal.SIGTERM)
-            os.waitpid(child, 0)
-            return
-        ended, status = os.waitpid(child, os.WNOHANG)
-    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    end = os.pidfd_open(child)
+    is_wanted = True
+    while end not in select([end, connection] if is_wanted else [end], [], [])[0]:
+        is_wanted = bool(connection.recv(1))  # what is sent is a SIGINT; nothing: who asked is gone
+        os.kill(child, signal.SIGINT if is_wanted else signal.SIGTERM)
+    status = os.waitpid(child, 0)[1]
+    if is_wanted:
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def live(files: list[int], words: list[str], cwd: str, environment: dict[str, str]) -> None:
@@ -160,7 +163,8 @@ def live(files: list[int], words: list[str], cwd: str, environment: dict[str, st
         elif words[0] == "-c":
             sys.argv = ["-c", *words[2:]]
             sys.path.insert(0, "")
-            exec(words[1], {"__name__": "__main__"})
+            sys.modules["__main__"] = ModuleType("__main__")
+            exec(words[1], vars(sys.modules["__main__"]))
         else:
             sys.argv = words
             runpy.run_path(words[0], run_name="__main__")
