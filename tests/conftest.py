@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from pipeline.common.environment import be_quick
@@ -53,6 +54,17 @@ def built_project(tmp_path_factory: pytest.TempPathFactory) -> ToyProject:
     if (shared / "built.failed").exists():
         pytest.fail(f"the toy build failed:\n{(shared / 'built.failed').read_text()}")
     return ToyProject(shared / "built")
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new database of Prefect, made once for all test processes, to be copied: its migrations take seconds."""
+    home = shared_folder(tmp_path_factory) / "prefect"
+    with FileLock(f"{home}.lock"):
+        if not home.exists():
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            subprocess.run(command, env=os.environ | {"PREFECT_HOME": str(home)}, capture_output=True, check=True)
+    return home / "prefect.db"
 
 
 @pytest.fixture

@@ -134,12 +134,15 @@ def short_pipeline(tmp_path: Path, built_project: ToyProject) -> Path:
 @pytest.mark.end_to_end
 @pytest.mark.server
 def test_a_real_run_measures_every_stage_bare_and_under_the_flow_and_ends_its_server(
-    short_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+    short_pipeline: Path, prefect_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers: list[tuple[Path, str]] = []
 
     @contextmanager
     def noted(clone: Checkout) -> Iterator[str]:
+        home = Path(clone.environment["PREFECT_HOME"])
+        home.mkdir()
+        shutil.copy(prefect_database, home)
         with prefect_server(clone) as address:
             with urllib.request.urlopen(f"{address}/health") as answer:
                 assert answer.status == 200

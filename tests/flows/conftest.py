@@ -112,12 +112,12 @@ def write_project(folder: Path) -> Project:
     return folder
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until `condition` holds; fails the test when it does not in time."""
+def until(condition: Callable[[], object], seconds: float = 60.0, pause: float = 0.05) -> None:
+    """Wait until `condition`, asked again after each pause, holds; fails the test when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds} s: {condition}"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def started(project: Project) -> list[str]:
@@ -140,10 +140,13 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def prefect_server(folder: Path, more: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """A real server on loopback that keeps its state in `folder`; yields the environment that leads to it."""
+def prefect_server(folder: Path, database: Path, more: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """A real server on loopback that keeps its state in `folder`, where it begins with a copy of `database`; yields the
+    environment that leads to it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
+    (folder / "prefect").mkdir()
+    shutil.copy(database, folder / "prefect")
     settings = {**environment(), **more, "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": url}
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-ui"]
     with (folder / "server.log").open("wb") as log:

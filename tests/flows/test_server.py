@@ -36,6 +36,7 @@ from tests.toy import ToyProject
 pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
 
 FINAL = {StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
+ASK_AGAIN = 0.3  # seconds: each answer takes the server time that the runs could use
 IMPATIENT = {  # the same services, with shorter waits
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
@@ -83,12 +84,12 @@ class Site:
         return state.type
 
     def until_final(self, run_id: UUID) -> StateType:
-        until(lambda: self.state(run_id) in FINAL, 60)
+        until(lambda: self.state(run_id) in FINAL, 60, ASK_AGAIN)
         return self.state(run_id)
 
     def tasks(self, run_id: UUID) -> dict[str, str]:
         """The name of each task's last state, once the server knows it: it hears of tasks later than of their run."""
-        until(lambda: all(task.state and task.state.is_final() for task in self._task_runs(run_id)), 20)
+        until(lambda: all(task.state and task.state.is_final() for task in self._task_runs(run_id)), 20, ASK_AGAIN)
         return {task.name: task.state_name or "" for task in self._task_runs(run_id)}
 
     def _task_runs(self, run_id: UUID) -> list[TaskRun]:
@@ -111,14 +112,14 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     project = write_project(folder / "project")
     text = (project / "prefect.yaml").read_text()
     (project / "prefect.yaml").write_text(text.replace('cron: "0 2 * * *"', "interval: 5").replace("timezone: UTC", ""))
     run(sys.executable, "-m", "dvc", "repro", "-q", cwd=project)
     with (
-        prefect_server(folder, IMPATIENT) as settings,
+        prefect_server(folder, prefect_database, IMPATIENT) as settings,
         SyncPrefectClient(api=settings["PREFECT_API_URL"]) as client,
     ):
         site = Site(project, client, settings)
@@ -172,10 +173,10 @@ def test_a_scheduled_run_starts_by_itself_and_completes(site: Site, worker: subp
         assert "schedule nightly of rebuild/gpu: on" in done.stdout
         assert "work pool gpu: there" in done.stdout  # doing it again changes nothing
         assert len(site.client.read_automations_by_name(HEARTBEATS)) == 1
-        until(lambda: len(scheduled_and_completed(site)) >= 2, 90)
+        until(lambda: len(scheduled_and_completed(site)) >= 2, 90, ASK_AGAIN)
     finally:
         switch_nightly(site.client, on=False)
-    until(lambda: all(run.state and run.state.is_final() for run in scheduled(site)), 60)  # also one just taken up
+    until(lambda: all(run.state and run.state.is_final() for run in scheduled(site)), 60, ASK_AGAIN)  # some just began
     until(lambda: site.nothing_is_left(worker), 30)
     first, second = scheduled_and_completed(site)[:2]
     assert site.tasks(first.id) == dict.fromkeys(["prepare", "train", "count", "report"], "Completed")

@@ -157,8 +157,9 @@ def test_a_failed_arm_says_why(built: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with prefect_server(tmp_path_factory.mktemp("server"), {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}) as settings:
+def server(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[dict[str, str]]:
+    folder, quiet = tmp_path_factory.mktemp("server"), {"PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with prefect_server(folder, prefect_database, quiet) as settings:
         yield {name: settings[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")}
 
 
