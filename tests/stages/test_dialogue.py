@@ -61,6 +61,7 @@ def open_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     return make
 
 
+@pytest.mark.usefixtures("warm_executable")
 def test_the_whole_way_from_rows_to_a_served_model(open_stage: Open, tmp_path: Path) -> None:
     for arm in ("finetune", "scratch"):
         finetune.main(open_stage(f"{arm}@chat"))

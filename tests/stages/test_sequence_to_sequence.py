@@ -73,6 +73,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert (sha256_folder(FINETUNED / "kind"), metrics_file("finetune@kind").read_bytes()) == undisturbed
 
 
+@pytest.mark.usefixtures("warm_executable")
 def test_the_weights_with_the_best_figure_are_kept_and_the_pretrained_head_learns_on(
     make_stage: MakeStage, pairs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,7 @@ from pipeline.training.sharding import (
 )
 from tests.training.tiny import CONTEXT, tiny_config, tiny_objective, tiny_runtime, tiny_shard, tiny_tokenizer
 
-STEPS = 10
+STEPS = 8
 ROWS = 8  # of a global batch
 WEIGHTS = "weights.safetensors"
 LOST, REFUSED, WRONG = 71, 72, 73  # exit statuses of a rank
@@ -135,7 +135,7 @@ def train_tiny(
         loss,
         batches,
         pretraining_optimizers(model, Pretrain(optimizer=optimizer), trapezoid(STEPS, 0.1, 0.5)),
-        TrainPlan("pretrain", STEPS, 1.0, validate_every=5, checkpoint_every=2, flops_per_token=1e3),
+        TrainPlan("pretrain", STEPS, 1.0, validate_every=4, checkpoint_every=2, flops_per_token=1e3),
         runtime,
         scratch=folder,
         validate=lambda: measure(model),
