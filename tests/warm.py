@@ -27,6 +27,7 @@ from tempfile import mkdtemp
 from types import ModuleType
 from typing import Any
 
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 PROGRAM = """#!{interpreter} -IS
 import sys
 sys.path.insert(0, {folder!r})
@@ -64,8 +65,8 @@ class WarmPython:
 
 
 def ask(address: str, words: list[str], cwd: str, environment: dict[str, str], files: list[int]) -> int:
-    """Let `python WORDS` run in a fork of the process that listens at `address`; returns its exit status. SIGINT is
-    passed on to it.
+    """Let `python WORDS` run in a fork of the process that listens at `address`; returns its exit status. Signals
+    that this process gets are passed on; if it is killed, so is the fork.
 
     Args:
         address: of a socket.
@@ -79,8 +80,12 @@ def ask(address: str, words: list[str], cwd: str, environment: dict[str, str], f
         connection.connect(address)
         socket.send_fds(connection, [len(request).to_bytes(8)], files)
         connection.sendall(request)
-        signal.signal(signal.SIGINT, lambda *_: connection.send(b"!"))
-        return int(connection.recv(16))
+        for number in PASSED_ON:
+            signal.signal(number, lambda number, _: connection.send(bytes([number])))
+        status = int(connection.recv(16))
+        for number in PASSED_ON:
+            signal.signal(number, signal.SIG_DFL)
+    return status
 
 
 def be_python(address: str) -> None:
@@ -126,7 +131,7 @@ def reap() -> None:
 
 
 def answer(connection: socket.socket) -> None:
-    """Read a request, run it in a fork, and tell its exit status; stop it if who asked is gone."""
+    """Read a request, run it in a fork, and tell its exit status; kill it if who asked is gone."""
     size, files, _, _ = socket.recv_fds(connection, 8, 3)
     with connection.makefile("rb") as sent:
         request = json.loads(sent.read(int.from_bytes(size)))
@@ -139,8 +144,10 @@ def answer(connection: socket.socket) -> None:
     end = os.pidfd_open(child)
     is_wanted = True
     while end not in select([end, connection] if is_wanted else [end], [], [])[0]:
-        is_wanted = bool(connection.recv(1))  # what is sent is a SIGINT; nothing: who asked is gone
-        os.kill(child, signal.SIGINT if is_wanted else signal.SIGTERM)
+        signals = connection.recv(16)
+        is_wanted = bool(signals)
+        for number in signals or [signal.SIGKILL]:
+            os.kill(child, number)
     status = os.waitpid(child, 0)[1]
     if is_wanted:
         connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())

@@ -85,7 +85,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 
 def kill_at_checkpoint(project: ToyProject, stage: str) -> None:
     """Start a stage and kill -9 it with everything around it, once it has written a checkpoint."""
-    process = project.start("dvc", "--wait-for-lock", "repro", stage)
+    process = project.start("dvc", "--wait-for-lock", "repro", stage, environment=project.warm)
     until = time.monotonic() + 120
     while not list(project.root.glob(CHECKPOINT)) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
@@ -98,7 +98,7 @@ def kill_at_checkpoint(project: ToyProject, stage: str) -> None:
 def test_a_build_asked_to_stop_saves_and_goes_on(built_project: ToyProject, tmp_path: Path) -> None:
     stopped = built_project.copy(tmp_path / "stopped")
     stopped.change(pretrain={"steps": 400, "validate_every": 50, "checkpoint_every": 390})
-    process = stopped.start("dvc", "--wait-for-lock", "repro", "pretrain")
+    process = stopped.start("dvc", "--wait-for-lock", "repro", "pretrain", environment=stopped.warm)
     until = time.monotonic() + 120
     while not has_trained(stopped) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)

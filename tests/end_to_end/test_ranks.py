@@ -1,7 +1,5 @@
 """The stage `pretrain` on two ranks: one of them is killed, and what starts again goes on to the same weights."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -20,16 +18,22 @@ def checkpoints(project: ToyProject) -> set[Path]:
     return set(project.root.glob(".hallmark/stages/*/scratch/checkpoint-*.json"))
 
 
+def is_rank(process: psutil.Process, rank: int, project: ToyProject) -> bool:
+    try:
+        return process.environ().get("RANK") == str(rank) and Path(process.cwd()) == project.root
+    except psutil.Error:
+        return False
+
+
 def build_and_kill(project: ToyProject, rank: int) -> tuple[str, int]:
     """Start the stage and kill a rank of it after its first new checkpoint; what it printed, and its exit status."""
     before = checkpoints(project)
-    process = project.start("dvc", "--wait-for-lock", "repro", "pretrain")
+    process = project.start("dvc", "--wait-for-lock", "repro", "pretrain", environment=project.warm)
     while checkpoints(project) <= before:
         assert process.poll() is None
         time.sleep(0.01)
-    for child in psutil.Process(process.pid).children(recursive=True):
-        if child.environ().get("RANK") == str(rank):
-            os.kill(child.pid, signal.SIGKILL)
+    [killed] = [other for other in psutil.process_iter() if is_rank(other, rank, project)]
+    killed.kill()
     printed, _ = process.communicate()
     return printed, process.returncode
 
