@@ -4,7 +4,7 @@ What runs in a fork is what `python FILE`, `python -m MODULE` or `python -c CODE
 done nothing but import libraries. A program named `python` asks for such a fork: where it comes first on PATH, DVC's
 stages are forks, and so is what they start by `sys.executable`. The test processes of xdist are forks, too.
 
-Run as a program this file is the process that imports and forks: `python -I tests/warm.py PYTHON LIBRARY...`, with the
+Run as a program this file is the process that imports and forks: `python tests/warm.py PYTHON LIBRARY...`, with the
 socket that it is asked at as its standard input.
 """
 
@@ -53,7 +53,7 @@ class WarmPython:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self.address)
             listener.listen(64)
-            command = [sys.executable, "-I", __file__, str(self.programs / "python"), *libraries]
+            command = [sys.executable, __file__, str(self.programs / "python"), *libraries]
             self.process = subprocess.Popen(
                 command, env=dict(environment), stdin=listener.fileno(), start_new_session=True
             )
@@ -91,7 +91,7 @@ def ask(address: str, words: list[str], cwd: str, environment: dict[str, str], f
 def be_python(address: str) -> None:
     """Do as `python` does with this process's arguments."""
     words = sys.argv[1:]
-    while words and words[0] in ("-I", "-u"):  # the process that forks is isolated
+    while words and words[0] in ("-I", "-u"):  # the process that forks has no PYTHONPATH anyhow
         words = words[1:]
     if not words or not (words[0] in ("-m", "-c") or words[0].endswith(".py")):
         os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
@@ -190,6 +190,7 @@ def live(files: list[int], words: list[str], cwd: str, environment: dict[str, st
 
 
 if __name__ == "__main__":
+    sys.path.pop(0)  # this file's folder; `-I` would leave it out, but multiprocessing passes `-I` on in the forks
     asked = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     serve(sys.argv[1], sys.argv[2:], asked)
