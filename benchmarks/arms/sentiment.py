@@ -25,6 +25,7 @@ FINETUNE = Finetune(
     dropout=0.3,
     max_tokens=64,
     validation_texts=1000,
+    ngrams=True,
 )
 EPOCHS = {32: 30, 100: 20, 316: 12, 1000: 8, None: 6}  # by the labels of each class; None: all
 DRAWS = 3  # of labels and of all that is random in fine-tuning
@@ -57,7 +58,7 @@ def sst2(folder: Path, seed: int, epochs: int | None) -> dict[str, Any]:
         task = TASK.model_copy(update={"labels_per_class": count})
         settings = FINETUNE.model_copy(update={"epochs": epochs or EPOCHS[count]})
         model = learn_task(rows, where, pretrained, task, settings, draw)
-        parameters = sum(parameter.numel() for parameter in model.model.parameters())
+        parameters = sum(weight.numel() for weight in model.model.parameters() if weight.is_floating_point())
         theirs = predict_tfidf(drawn["text"].tolist(), drawn["label"].tolist(), texts)
         ours = model.predict(texts)
         tally = tally_labels(truth, (theirs, ours), classes)

@@ -54,6 +54,13 @@ class Finetune(Section):
     token_dropout: Share = Field(
         0.1, description="share of a text's tokens left out, drawn anew at every step (not sequence_to_sequence)"
     )
+    ngrams: bool = Field(
+        False,
+        description="true: beside the network learn, apart from it, a linear classifier of words and word pairs, and "
+        "one of 3 to 6 characters inside words; the answer is the mean of the probabilities, with a weight of the "
+        "network that is chosen on validation (classification, multi_label_classification)",
+    )
+    ngram_learning_rate: float = Field(0.008, gt=0, description="peak learning rate of the classifiers of n-grams")
     max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")
     pooling: Literal["mean", "first", "last"] = Field("mean", description="how token vectors become one text vector")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")

@@ -9,12 +9,10 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from pipeline.common.scripts import UNSPACED
+from pipeline.common.scripts import WORD
 from pipeline.common.spans import Span
 from pipeline.tasks.tagging import AlignedText, align, best_tags, spans_of_tags, tag_tokens
 
-# Words as runs of letters and digits, single characters of scripts without spaces, and single signs.
-WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
 NEAR = (-2, -1, 1, 2)
 EDGE = "<edge>"
 

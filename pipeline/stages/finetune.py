@@ -59,6 +59,8 @@ def main(stage: Stage) -> None:
         report=stage.journal.metrics,
     )
     model, result = trained.model, trained.result
+    if trained.tuned:
+        stage.announce(trained.tuned)
     stage.timings.update(tokens_per_second=result.tokens_per_second, mfu=result.mfu)
 
     (folder / adapters.ADAPTERS).unlink(missing_ok=True)

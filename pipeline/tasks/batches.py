@@ -38,6 +38,14 @@ def pad_rows(ids: Sequence[Sequence[int]], rows: int, length: int, pad_id: int) 
     return ids_BT, lengths_B
 
 
+def pad_to_longest(numbers: Sequence[np.ndarray], rows: int) -> Tensor:
+    """Stack arrays to int64 (`rows`, N), padded with 0 to the longest, and to one column at least."""
+    padded_BN = torch.zeros(rows, max([1, *map(len, numbers)]), dtype=torch.int64)
+    for row, some in enumerate(numbers):
+        padded_BN[row, : len(some)] = torch.from_numpy(some)
+    return padded_BN
+
+
 class LengthBuckets:
     """Endless batches of B rows, similar lengths together, in a new seeded order each epoch.
 

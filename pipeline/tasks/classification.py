@@ -1,9 +1,9 @@
 """Classification of texts and of pairs of texts: data, network, loss and figures, and the trained classifier.
 
-Legend: N texts, B rows of a batch, T positions, D hidden size, C classes.
+Legend: N texts, B rows of a batch, T positions, D hidden size, C classes, G n-grams.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,24 @@ from pipeline.common.params import Finetune, Task
 from pipeline.model.config import ModelConfig
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import load_weights
-from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows
+from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, pad_to_longest
 from pipeline.tasks.encoding import encode_rows
 from pipeline.tasks.metrics import class_numbers, classification_metrics
+from pipeline.tasks.ngrams import PARTS, NgramExpert, common_keys, mean_of_softmax, ngram_keys
 from pipeline.tasks.rows import PAIR, Text, draw_labels, of_split, texts_of, validation_rows
 from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "classification"
 POOLINGS = ("mean", "first", "last")
+NETWORK_WEIGHT = "network_weight"  # of the task's config
+NETWORK_WEIGHTS = (1.0, 0.5, 0.25, 0.0, 2.0, 4.0)  # that are tried; of equals the first
+Mean = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
 class TextClassifier(nn.Module):
-    """A language model's body, its token vectors pooled to one text vector, and a linear head.
+    """A language model's body, its token vectors pooled to one text vector, and a linear head; perhaps with linear
+    classifiers of n-grams beside it. These learn apart from the network, and the answer is the mean of all.
 
     Args:
         config: of the body; what predicts tokens is left out, and so is the decoder behind an encoder.
@@ -39,6 +44,11 @@ class TextClassifier(nn.Module):
             no bias, as in published decoders that classify, so that it can be exported.
         dropout: on the text vector.
         separator: the id between the two texts, for a network that reads pairs.
+        experts: for each of `PARTS`, or none.
+        mean: of `pipeline.tasks.ngrams`, makes one answer of all.
+
+    Attributes:
+        network_weight: what the network weighs in the mean; all experts together weigh 1.
     """
 
     def __init__(
@@ -48,6 +58,8 @@ class TextClassifier(nn.Module):
         pooling: str,
         dropout: float = 0.0,
         separator: int | None = None,
+        experts: Sequence[NgramExpert] = (),
+        mean: Mean = mean_of_softmax,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
@@ -60,12 +72,26 @@ class TextClassifier(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
+        self.experts: Any = nn.ModuleList(experts)
+        self.mean, self.network_weight = mean, 1.0
 
-    def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Token ids (int64, padded on the right) and their counts to logits_BC, float32."""
+    def forward(self, ids_BT: Tensor, lengths_B: Tensor, *ngrams_BG: Tensor) -> Tensor:
+        """Token ids (int64, padded on the right) and their counts to logits_BC, float32.
+
+        `ngrams_BG` are the numbers of the n-grams that each expert knows, padded with 0.
+        """
+        logits = self.each(ids_BT, lengths_B, *ngrams_BG)
+        if len(logits) == 1:
+            return logits[0]
+        weights = torch.tensor([self.network_weight] + [1 / len(self.experts)] * len(self.experts))
+        return self.mean(logits, (weights / weights.sum()).to(ids_BT.device))
+
+    def each(self, ids_BT: Tensor, lengths_B: Tensor, *ngrams_BG: Tensor) -> list[Tensor]:
+        """The logits_BC of the network, and of each expert."""
         x_BTD = token_vectors(self.body, ids_BT, lengths_B, self.separator)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            return self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
+            own_BC = self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
+        return [own_BC, *(expert(numbers) for expert, numbers in zip(self.experts, ngrams_BG, strict=True))]
 
 
 def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
@@ -94,8 +120,13 @@ def drop_tokens(ids_BT: Tensor, lengths_B: Tensor, share: float, separator: int 
     return ids_BT.gather(1, order_BT), kept_BT.sum(dim=1)
 
 
+def network_inputs(batch: Batch) -> list[Tensor]:
+    """What a `TextClassifier` takes of a batch."""
+    return [batch["input_ids"], batch["lengths"], *(batch[part] for part in PARTS if part in batch)]
+
+
 def classification_loss(
-    model: nn.Module,
+    model: TextClassifier,
     batch: Batch,
     label_smoothing: float = 0.0,
     teacher_weight: float = 0.0,
@@ -105,13 +136,18 @@ def classification_loss(
 
     That is the cross-entropy of the labels. Where the batch has a teacher's probabilities, its share is
     1 - `teacher_weight`, and the rest is the distance to the teacher. Rows that only fill the batch have no tokens, and
-    the weight 0.
+    the weight 0. Network and experts have such a loss each, and theirs is the sum: none learns what another one lacks.
     """
-    logits_BC = model(batch["input_ids"], batch["lengths"])
-    nats_B = cross_entropy(logits_BC, batch["labels"], reduction="none", label_smoothing=label_smoothing)
-    if "teacher" in batch:
-        from_teacher_B = distance_to_teacher(logits_BC, batch["teacher"], teacher_temperature)
-        nats_B = (1 - teacher_weight) * nats_B + teacher_weight * from_teacher_B
+
+    def nats(logits_BC: Tensor) -> Tensor:
+        nats_B = cross_entropy(logits_BC, batch["labels"], reduction="none", label_smoothing=label_smoothing)
+        if "teacher" in batch:
+            from_teacher_B = distance_to_teacher(logits_BC, batch["teacher"], teacher_temperature)
+            nats_B = (1 - teacher_weight) * nats_B + teacher_weight * from_teacher_B
+        return nats_B
+
+    first, *others = (nats(logits_BC) for logits_BC in model.each(*network_inputs(batch)))
+    nats_B = sum(others, start=first)
     return (nats_B * batch["weights"]).sum(), count_rows(batch)
 
 
@@ -165,6 +201,7 @@ class Classification:
 
     kind = KIND
     best_metric = "macro_f1"
+    mean: Mean = staticmethod(mean_of_softmax)
 
     def __init__(
         self,
@@ -189,6 +226,7 @@ class Classification:
         self.separator = tokenizer.separator_id if PAIR in rows else None
         self.buckets = bucket_lengths(settings.max_tokens)
         self.train_rows, self.balanced = train, task.class_weights == "balanced"
+        self.experts = learn_experts(texts_of(train), len(self.labels)) if settings.ngrams else []
         self.train, train_cut = self._encode(train, settings.batch_size)
         self.validation, validation_cut = self._encode(validation, MEASURED_ROWS)
         self.config = {
@@ -206,6 +244,8 @@ class Classification:
             "validation_texts_cut": validation_cut,
             "classes_with_too_few_texts": short,
         }
+        if self.experts:
+            self.facts["ngrams"] = {part: len(one.keys) for part, one in zip(PARTS, self.experts, strict=True)}
 
     def draw(self, rows: pd.DataFrame, per_class: int | None, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
         return draw_labels(rows, per_class, seed)
@@ -232,6 +272,7 @@ class Classification:
         self, rows: pd.DataFrame, batch_size: int, teacher_NC: Tensor | None = None
     ) -> tuple[LengthBuckets, int]:
         ids, cut = encode_rows(texts_of(rows), self.tokenizer, self.settings.max_tokens)
+        ngrams = known_ngrams(self.experts, texts_of(rows))
         targets = self.targets(rows)
         of_rows = {"labels": targets, "weights": self.weights(targets)}
         if teacher_NC is not None:
@@ -243,19 +284,24 @@ class Classification:
             for name, values in of_rows.items():
                 batch[name] = torch.zeros(batch_size, *values.shape[1:], dtype=values.dtype)
                 batch[name][: len(numbers)] = values[torch.from_numpy(numbers)]
+            for part, known in zip(PARTS, ngrams, strict=False):
+                batch[part] = pad_to_longest([known[n] for n in numbers], batch_size)
             return batch
 
         lengths_N = np.array([len(tokens) for tokens in ids])
         return LengthBuckets(lengths_N, self.buckets, batch_size, collate, self.seed, rows["id"].tolist()), cut
 
     def model(self) -> TextClassifier:
-        settings = self.settings
-        return TextClassifier(self.body_config, len(self.labels), settings.pooling, settings.dropout, self.separator)
+        settings, classes = self.settings, len(self.labels)
+        experts = [NgramExpert(expert.keys.data, classes) for expert in self.experts]
+        return TextClassifier(
+            self.body_config, classes, settings.pooling, settings.dropout, self.separator, experts, self.mean
+        )
 
     def batches(self) -> LengthBuckets:
         return self.train
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         settings = self.settings
         return classification_loss(
             model,
@@ -286,7 +332,31 @@ class Classification:
         """What the model says of the validation texts, and what is true of them, batch by batch."""
         for numbers, batch in self.validation.one_pass():
             moved = {name: value.to(device) for name, value in batch.items()}
-            yield model(moved["input_ids"], moved["lengths"])[: len(numbers)], moved["labels"][: len(numbers)]
+            yield model(*network_inputs(moved))[: len(numbers)], moved["labels"][: len(numbers)]
+
+    def tune(self, model: Any, device: torch.device) -> dict[str, float]:
+        """What the network weighs in the mean with the experts: of `NETWORK_WEIGHTS` the one with the smallest loss on
+        validation; without experts {}. Call in eval mode without gradients.
+        """
+        if not model.experts:
+            return {}
+
+        def loss(weight: float) -> float:
+            model.network_weight = weight
+            return self.measure(model, device)["loss"]
+
+        model.network_weight = min(NETWORK_WEIGHTS, key=loss)
+        return {NETWORK_WEIGHT: model.network_weight}
+
+
+def learn_experts(texts: Sequence[Text], classes: int) -> list[NgramExpert]:
+    """One for each of `PARTS`, untrained, that knows the n-grams of several texts."""
+    return [NgramExpert(common_keys(ngram_keys(texts, part)), classes) for part in PARTS]
+
+
+def known_ngrams(experts: Sequence[NgramExpert], texts: Sequence[Text]) -> list[list[np.ndarray]]:
+    """For each expert, the numbers of the n-grams that it knows of each text."""
+    return [expert.numbers(ngram_keys(texts, part)) for part, expert in zip(PARTS, experts, strict=False)]
 
 
 def known_labels(rows: pd.DataFrame, where: str) -> list[str]:
@@ -307,7 +377,7 @@ def known_labels(rows: pd.DataFrame, where: str) -> list[str]:
 
 
 def read_classifier(
-    folder: Path | str, kind: str, device: str = "cpu"
+    folder: Path | str, kind: str, device: str = "cpu", mean: Mean = mean_of_softmax
 ) -> tuple[TextClassifier, Tokenizer, dict[str, Any]]:
     """Network, tokenizer and "task" of the config of a folder that `save_trained` wrote.
 
@@ -318,8 +388,12 @@ def read_classifier(
     task = config["task"]
     separator = tokenizer.separator_id if task.get("pairs") else None
     shape = ModelConfig.from_dict(config["model"])
-    model = TextClassifier(shape, len(task["labels"]), task["pooling"], separator=separator)
+    classes = len(task["labels"])
+    keys = [value for name, value in sorted(weights.items()) if name.startswith("experts.") and name.endswith(".keys")]
+    experts = [NgramExpert(keys_F, classes) for keys_F in keys]
+    model = TextClassifier(shape, classes, task["pooling"], separator=separator, experts=experts, mean=mean)
     load_weights(model, weights)
+    model.network_weight = task.get(NETWORK_WEIGHT, model.network_weight)
     return model.to(device).eval(), tokenizer, task
 
 
@@ -342,7 +416,7 @@ class Classifier(Trained):
         """The probability of each of `labels` for each text or pair, float32 (N, C)."""
         probabilities_NC = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
         ids, _ = encode_rows(texts, self.tokenizer, self.max_tokens)
-        for some, logits_BC in self.logits(ids):
+        for some, logits_BC in self.logits(ids, *known_ngrams(self.model.experts, texts)):
             probabilities_NC[some] = self.probabilities(logits_BC)[: len(some)].cpu().numpy()
         return probabilities_NC
 

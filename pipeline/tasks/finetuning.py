@@ -88,7 +88,7 @@ def fine_tune(
         model,
         task.loss,
         batches,
-        finetuning_optimizers(model.body, model.head, settings, schedule),
+        finetuning_optimizers(model.body, model.head, settings, schedule, getattr(model, "experts", ())),
         TrainPlan(
             name=name,
             steps=steps,

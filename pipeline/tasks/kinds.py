@@ -74,8 +74,10 @@ class Kind:
 
 
 KINDS = {
-    "classification": Kind(Classification, load_classifier),
-    "multi_label_classification": Kind(MultiLabelClassification, load_multi_label_classifier),
+    "classification": Kind(Classification, load_classifier, tune=Classification.tune),
+    "multi_label_classification": Kind(
+        MultiLabelClassification, load_multi_label_classifier, tune=MultiLabelClassification.tune
+    ),
     "token_classification": Kind(TokenClassification, load_token_labeller),
     "question_answering": Kind(QuestionAnswering, load_answerer, tune=QuestionAnswering.tune),
     "sequence_to_sequence": Kind(SequenceToSequence, load_writer, flops_per_token),

@@ -7,6 +7,7 @@ Legend: N texts, B rows of a batch, C labels.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,23 +17,35 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pipeline.common.label_sets import labels_from_json
 from pipeline.tasks.batches import Batch
-from pipeline.tasks.classification import Classification, Classifier, balanced_weights, count_rows, read_classifier
+from pipeline.tasks.classification import (
+    Classification,
+    Classifier,
+    TextClassifier,
+    balanced_weights,
+    count_rows,
+    network_inputs,
+    read_classifier,
+)
 from pipeline.tasks.label_set_metrics import count_label_sets, indicators, label_set_figures
+from pipeline.tasks.ngrams import mean_of_sigmoid
 from pipeline.tasks.rows import Text, draw_by_labels, in_drawn_order, labels_of_training
 
 KIND = "multi_label_classification"
 THRESHOLD = 0.5  # a label is given from this probability on
 
 
-def multi_label_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def multi_label_loss(model: TextClassifier, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """The binary cross-entropy of every label of every row in nats, summed by their weights, and the number of labels.
 
-    Smoothing moves half of `label_smoothing` from yes to no, and from no to yes.
+    Smoothing moves half of `label_smoothing` from yes to no, and from no to yes. Network and experts have a loss each.
     """
-    logits_BC = model(batch["input_ids"], batch["lengths"])
     goal_BC = batch["labels"] * (1 - label_smoothing) + label_smoothing / 2
-    nats_BC = binary_cross_entropy_with_logits(logits_BC, goal_BC, reduction="none")
-    return (nats_BC * batch["weights"]).sum(), count_rows(batch) * logits_BC.size(1)
+    first, *others = (
+        binary_cross_entropy_with_logits(logits_BC, goal_BC, reduction="none")
+        for logits_BC in model.each(*network_inputs(batch))
+    )
+    nats_BC = sum(others, start=first)
+    return (nats_BC * batch["weights"]).sum(), count_rows(batch) * nats_BC.size(1)
 
 
 class MultiLabelClassification(Classification):
@@ -43,6 +56,7 @@ class MultiLabelClassification(Classification):
     """
 
     kind = KIND
+    mean = staticmethod(mean_of_sigmoid)
 
     def draw(self, rows: pd.DataFrame, per_class: int | None, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
         return draw_label_sets(rows, per_class, seed)
@@ -63,7 +77,7 @@ class MultiLabelClassification(Classification):
         no_C, yes_C = torch.from_numpy(weights_C2).float().T
         return torch.where(targets == 1, yes_C, no_C)
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         return multi_label_loss(model, self.shortened(batch), self.settings.label_smoothing)
 
     def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -94,7 +108,7 @@ def draw_label_sets(rows: pd.DataFrame, texts_per_label: int | None, seed: int) 
 
 def load_multi_label_classifier(folder: Path | str, device: str = "cpu") -> "MultiLabelClassifier":
     """Read a folder that `save_trained` wrote. Raises HallmarkError: see `read_classifier`."""
-    return MultiLabelClassifier(*read_classifier(folder, KIND, device))
+    return MultiLabelClassifier(*read_classifier(folder, KIND, device, mean_of_sigmoid))
 
 
 class MultiLabelClassifier(Classifier):

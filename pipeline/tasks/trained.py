@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.common.errors import HallmarkError
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import CONFIG, named_weights, read_weights, save_checkpoint_folder
-from pipeline.tasks.batches import bucket_lengths, pad_rows, smallest_fitting
+from pipeline.tasks.batches import bucket_lengths, pad_rows, pad_to_longest, smallest_fitting
 from pipeline.tokenization.tokenizer import Tokenizer
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -84,8 +84,13 @@ class Trained:
         self.max_tokens: int = task["max_tokens"]
         self.precision = PRECISIONS[task["precision"]]
 
-    def logits(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
-        """The model's answers, batch by batch: the places of some rows, and their logits; behind them, of padding."""
+    def logits(
+        self, rows: Sequence[Sequence[int]], *beside: Sequence[np.ndarray]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """The model's answers, batch by batch: the places of some rows, and their logits; behind them, of padding.
+
+        `beside` are more numbers of each row that the model takes, too; they are padded with 0.
+        """
         padded = smallest_fitting(np.array([len(row) for row in rows], dtype=np.int64), bucket_lengths(self.max_tokens))
         device = next(self.model.parameters()).device
         at_once = PREDICTED_ROWS[device.type]
@@ -95,5 +100,6 @@ class Trained:
                 some = places[first : first + at_once].tolist()
                 ids = [rows[place] for place in some]
                 ids_BT, lengths_B = pad_rows(ids, at_once, int(length), self.tokenizer.pad_id)
+                more = [pad_to_longest([each[place] for place in some], at_once).to(device) for each in beside]
                 with torch.autocast(device.type, dtype=self.precision, enabled=self.precision != torch.float32):
-                    yield some, self.model(ids_BT.to(device), lengths_B.to(device))
+                    yield some, self.model(ids_BT.to(device), lengths_B.to(device), *more)

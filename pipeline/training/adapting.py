@@ -25,7 +25,8 @@ def adapt(body: nn.Module, settings: Finetune) -> None:
 
 def describe_learning(model: nn.Module) -> str:
     """How many parameters learn, for people."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]  # not names of n-grams
+    sizes = [(weight.numel(), weight.requires_grad) for weight in weights]
     learning, total = sum(size for size, learns in sizes if learns), sum(size for size, _ in sizes)
     return f"{learning:,} of {total:,} parameters ({learning / total:.1%})"
 

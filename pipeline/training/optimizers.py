@@ -143,10 +143,12 @@ def one_kernel(model: nn.Module) -> dict[str, Any]:
     return {"fused": True} if on_gpu else {"foreach": True}
 
 
-def finetuning_optimizers(body: Transformer, head: nn.Module, settings: Finetune, schedule: Schedule) -> Optimizers:
+def finetuning_optimizers(
+    body: Transformer, head: nn.Module, settings: Finetune, schedule: Schedule, experts: Iterable[nn.Module] = ()
+) -> Optimizers:
     """AdamW for all that learns: a low rate for the pretrained body, by layers if that is asked for, a higher one for
-    adapters in it, and one for the new head; weight decay on matrices only. With
-    `optimizer: muon`, and where all of the body learns, Muon for the matrices of its blocks.
+    adapters in it, one for the new head, and one for experts beside it; weight decay on matrices only, and on none of
+    the experts. With `optimizer: muon`, and where all of the body learns, Muon for the matrices of its blocks.
     """
     rate = settings.lora_learning_rate if settings.adapt == "lora" else settings.learning_rate
     factors = layer_rate_factors(body, settings.layer_rate_decay)
@@ -158,6 +160,8 @@ def finetuning_optimizers(body: Transformer, head: nn.Module, settings: Finetune
             matrices = []
         groups += _by_factor(matrices + tables, factors, peak, settings.weight_decay)
         groups += _by_factor(vectors, factors, peak, 0.0)
+    if of_experts := [parameter for expert in experts for parameter in expert.parameters()]:
+        groups += _by_factor(of_experts, {}, settings.ngram_learning_rate, 0.0)
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **one_kernel(body))]
     return Optimizers([*([Muon(of_muon, settings.muon_learning_rate)] if of_muon else []), *optimizers], schedule)
 

@@ -184,6 +184,12 @@ def _classifier(
             f"a model of kind {task['kind']} has no stock form here; {allowed(CLASSIFIERS)}",
             fix="use the packaged model, models/register/TASK",
         )
+    if any(name.startswith("experts.") for name in weights):
+        raise HallmarkError(
+            "no stock form has the linear classifiers of n-grams that this model answers with, too",
+            where="params.yaml: finetune.ngrams",
+            fix="set it to false and dvc repro, or use the packaged model, models/register/TASK",
+        )
     problem_type, activation = CLASSIFIERS[task["kind"]]
     model_type = find_architecture(config, body_only=True)
     architecture, pooling = ARCHITECTURES[model_type], task["pooling"]

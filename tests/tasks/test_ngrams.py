@@ -1,0 +1,324 @@
+"""Classifiers of n-grams: what they see of a text, how they learn, and what they say together with a network."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+
+from pipeline.common.errors import HallmarkError
+from pipeline.common.params import Compute, Task
+from pipeline.common.processes import Interrupted
+from pipeline.model.config import ModelConfig
+from pipeline.model.interchange.exporting import export_model
+from pipeline.model.weights import named_weights
+from pipeline.tasks import ngrams
+from pipeline.tasks.batches import pad_to_longest
+from pipeline.tasks.classification import NETWORK_WEIGHTS, Classification, load_classifier
+from pipeline.tasks.finetuning import FineTuned, fine_tune
+from pipeline.tasks.multi_label_classification import MultiLabelClassification, load_multi_label_classifier
+from pipeline.tasks.ngrams import (
+    NgramExpert,
+    common_keys,
+    key_of,
+    mean_of_sigmoid,
+    mean_of_softmax,
+    ngram_keys,
+)
+from pipeline.tasks.rows import texts_of
+from pipeline.tasks.trained import save_trained
+from pipeline.tokenization.tokenizer import Tokenizer
+from tests.tasks.test_classification import (
+    FINETUNE,
+    config,
+    make_task,
+    random_classifier,
+    rows,
+    threads_of_torch,
+    tokenizer,
+)
+from tests.tasks.test_multi_label_classification import sets
+
+__all__ = ["config", "rows", "sets", "tokenizer"]  # fixtures
+
+CPU = torch.device("cpu")
+EAGER = Compute(device="cpu", precision="float32", compile="never")
+
+
+def names(values: set[str]) -> list[int]:
+    return sorted(key_of(value) for value in values)
+
+
+def keys(text: Any, part: str) -> list[int]:
+    return ngram_keys([text], part)[0].tolist()
+
+
+def test_a_key_is_the_same_on_every_machine() -> None:
+    assert [key_of(text) for text in ("apple", "电影", "\ud800")] == [
+        -2328654269316264298,
+        1093643015066529054,
+        7497787021708494914,
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("abC", min_size=1, max_size=8), max_size=6))
+def test_the_ngrams_of_a_text_are_those_of_a_plain_loop(words: list[str]) -> None:
+    expected = set(words)
+    for place in range(1, len(words)):
+        expected.add(words[place - 1] + " " + words[place])
+    assert keys(" ".join(words), "words") == names(expected)
+    inside = set()
+    for word in words:
+        marked = "<" + word + ">"
+        for first in range(len(marked)):
+            for last in range(first, len(marked)):
+                if 3 <= last - first + 1 <= 6:
+                    inside.add(marked[first : last + 1])
+    assert keys(" ".join(words), "characters") == names(inside)
+
+
+def test_signs_are_words_and_case_stays() -> None:
+    assert keys("Good, good!", "words") == names({"Good", ",", "good", "!", "Good ,", ", good", "good !"})
+    assert key_of("<!>") in keys("!", "characters")
+
+
+def test_chinese_has_words_of_one_letter_and_longer_runs() -> None:
+    assert keys("好电影", "words") == names({"好", "电", "影", "好 电", "电 影"})
+    assert keys("好电影", "characters") == names(
+        {"<好", "好电", "电影", "影>", "<好电", "好电影", "电影>", "<好电影", "好电影>"}
+    )
+
+
+@pytest.mark.parametrize("part", ngrams.PARTS)
+def test_a_second_text_has_other_ngrams(part: str) -> None:
+    assert set(keys(("red pear", "pear"), part)) > set(keys("red pear", part))
+    assert not set(keys(("", "red pear"), part)) & set(keys("red pear", part))
+    assert keys(("red", "pear"), part) != keys(("pear", "red"), part)
+    assert keys("", part) == keys(("", " "), part) == []
+
+
+def test_what_one_text_alone_has_is_left_out_and_the_rarest_of_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ngram_keys(["pear plum fig", "pear plum", "pear nut", ""], "words")
+    assert common_keys(found).tolist() == names({"pear", "plum", "pear plum"})
+    monkeypatch.setattr(ngrams, "MOST", 1)
+    assert common_keys(found).tolist() == names({"pear"})
+    assert common_keys([np.array([], dtype=np.int64)] * 2).tolist() == []
+
+
+def make_expert(texts: list[str], part: str = "words", classes: int = 2) -> tuple[NgramExpert, torch.Tensor]:
+    found = ngram_keys(texts, part)
+    expert = NgramExpert(common_keys(found), classes)
+    return expert, pad_to_longest(expert.numbers(found), len(texts))
+
+
+def test_an_expert_is_softmax_regression_on_vectors_of_length_one() -> None:
+    """Logits and gradients by a matrix of all texts and n-grams; padding and empty texts have no part in them."""
+    texts, truth = ["pear plum pear fig", "plum", "fig pear plum", ""], torch.tensor([0, 1, 1, 0])
+    expert, numbers_BN = make_expert(texts)
+    x_BF = torch.zeros(4, len(expert.keys))
+    for row, some in enumerate(ngram_keys(texts, "words")):
+        for column, key in enumerate(expert.keys.tolist()):
+            x_BF[row, column] = float(key in some.tolist())
+    x_BF = x_BF / x_BF.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+    torch.manual_seed(0)
+    expert.weight.data[1:].normal_()
+    logits_BC = x_BF @ expert.weight.data[1:] + expert.bias.data
+    torch.testing.assert_close(expert(numbers_BN), logits_BC)
+    cross_entropy(expert(numbers_BN), truth, reduction="sum").backward()
+    wrong_BC = logits_BC.softmax(dim=1) - torch.eye(2)[truth]
+    assert expert.weight.grad is not None
+    torch.testing.assert_close(expert.weight.grad[1:], x_BF.T @ wrong_BC)
+    torch.testing.assert_close(expert.bias.grad, wrong_BC.sum(dim=0))
+    assert not expert.weight.grad[0].any()
+    assert expert.keys.grad is None
+
+
+def test_gradients_of_an_expert_are_the_same_with_one_thread_and_two() -> None:
+    torch.manual_seed(2)
+    numbers_BN, truth_B = torch.randint(0, 5000, (64, 300)), torch.randint(0, 4, (64,))
+    found = []
+    for threads in (1, 2):
+        expert = NgramExpert(torch.arange(5000), 4)
+        with threads_of_torch(threads):
+            cross_entropy(expert(numbers_BN), truth_B).backward()
+        found.append(expert.weight.grad)
+    assert found[0].any()
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("part", ngrams.PARTS)
+def test_an_expert_learns_from_chinese(part: str) -> None:
+    texts = ["这部电影很好看", "电影好看极了", "演员很无聊", "故事太无聊了"]
+    expert, numbers_BN = make_expert(texts, part)
+    optimizer = torch.optim.AdamW([expert.weight, expert.bias], lr=0.05)
+    for _ in range(20):
+        optimizer.zero_grad()
+        cross_entropy(expert(numbers_BN), torch.tensor([1, 1, 0, 0])).backward()
+        optimizer.step()
+    new = pad_to_longest(expert.numbers(ngram_keys(["真好看", "真无聊"], part)), 2)
+    assert expert(new).argmax(dim=1).tolist() == [1, 0]
+
+
+def test_the_means_are_of_probabilities() -> None:
+    torch.manual_seed(0)
+    logits, shares = [torch.randn(3, 4) * 5 for _ in range(3)], torch.tensor([0.5, 0.0, 0.5])
+    mean = (logits[0].softmax(dim=1) + logits[2].softmax(dim=1)) / 2
+    torch.testing.assert_close(mean_of_softmax(logits, shares).exp(), mean)
+    mean = (logits[0].sigmoid() + logits[2].sigmoid()) / 2
+    torch.testing.assert_close(mean_of_sigmoid(logits, shares).sigmoid(), mean)
+
+
+def train(task: Any, scratch: Path) -> FineTuned:
+    def ignore(*_: Any) -> None:
+        return None
+
+    return fine_tune(
+        task,
+        None,
+        task.body_config,
+        task.settings,
+        EAGER,
+        seed=1,
+        name="kind",
+        scratch=scratch,
+        checkpoint_every=1000,
+        announce=ignore,
+        report=ignore,
+    )
+
+
+def test_a_trained_classifier_answers_by_all_its_parts_and_so_does_the_saved_one(
+    rows: pd.DataFrame, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    task = make_task(rows, tokenizer, ngrams=True, ngram_learning_rate=0.05, validation_texts=100)
+    trained = train(task, tmp_path / "scratch")
+    model = trained.model.eval()
+    assert list(trained.tuned) == ["network_weight"]
+    assert task.config["network_weight"] == trained.tuned["network_weight"] in NETWORK_WEIGHTS
+    save_trained(tmp_path / "model", model, task.config, "float32", tokenizer)
+    loaded, texts = load_classifier(tmp_path / "model"), [*rows["text"], "", "plum pear 文字", "unheard"]
+    weight = trained.tuned["network_weight"]
+    expected = []
+    with torch.no_grad():
+        for text in texts:
+            ids = [tokenizer.bos_id, *tokenizer.encode(text)][:40]
+            own = model.head(model.body.hidden_states(torch.tensor([ids])).mean(dim=1)).softmax(dim=1)[0]
+            experts = [
+                expert(pad_to_longest(expert.numbers(ngram_keys([text], part)), 1)).softmax(dim=1)[0]
+                for part, expert in zip(ngrams.PARTS, model.experts, strict=True)
+            ]
+            expected.append((weight * own + (experts[0] + experts[1]) / 2) / (weight + 1))
+    found = loaded.predict_probabilities(texts)
+    np.testing.assert_allclose(found, torch.stack(expected).numpy(), atol=1e-5)
+    assert np.array_equal(loaded.predict_probabilities(texts[::-1])[::-1], found)
+    assert all(expert.weight[1:].any() and not expert.weight[0].any() for expert in loaded.model.experts)
+    with pytest.raises(HallmarkError, match=r"finetune.ngrams: no stock form"):
+        export_model(tmp_path / "model", tmp_path / "stock")
+
+
+class StoppedOnce(Classification):
+    """Its training is interrupted in its first validation."""
+
+    stopped = False
+
+    def measure(self, model: Any, device: torch.device) -> dict[str, float]:
+        if not self.stopped:
+            self.stopped = True
+            raise Interrupted(15)
+        return super().measure(model, device)
+
+
+def test_a_training_that_was_cut_off_ends_in_the_same_bits(
+    rows: pd.DataFrame, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    whole = train(make_task(rows, tokenizer, ngrams=True), tmp_path / "whole")
+    cut: Any = make_task(rows, tokenizer, ngrams=True)
+    cut.__class__ = StoppedOnce
+    with pytest.raises(Interrupted):
+        train(cut, tmp_path / "cut")
+    resumed = train(make_task(rows, tokenizer, ngrams=True), tmp_path / "cut")
+    expected, found = named_weights(whole.model), named_weights(resumed.model)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert resumed.tuned == whole.tuned
+
+
+def test_the_weight_of_the_network_is_the_best_on_validation(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:
+    task = make_task(rows, tokenizer, ngrams=True, validation_texts=100)
+    model = task.model().eval()
+    texts, truth = texts_of(rows), task.targets(rows)
+    optimizer = torch.optim.AdamW([weight for weight in model.experts.parameters() if weight.requires_grad], lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        for part, expert in zip(ngrams.PARTS, model.experts, strict=True):
+            cross_entropy(expert(pad_to_longest(expert.numbers(ngram_keys(texts, part)), len(texts))), truth).backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert task.tune(model, CPU) == {"network_weight": 0.0}  # the network has learned nothing
+        losses = []
+        for model.network_weight in NETWORK_WEIGHTS:
+            losses.append(task.measure(model, CPU)["loss"])
+        assert min(losses) == losses[NETWORK_WEIGHTS.index(0.0)] < max(losses)
+
+
+def test_without_ngrams_nothing_is_beside_the_network(
+    rows: pd.DataFrame, tokenizer: Tokenizer, config: ModelConfig, tmp_path: Path
+) -> None:
+    plain, more = make_task(rows, tokenizer), make_task(rows, tokenizer, ngrams=True)
+    torch.manual_seed(0)
+    without = named_weights(plain.model())
+    torch.manual_seed(0)
+    beside = named_weights(more.model())
+    assert beside.keys() - without.keys() == {
+        f"experts.{number}.{name}" for number in (0, 1) for name in ("keys", "weight", "bias")
+    }
+    assert all(torch.equal(beside[name], without[name]) for name in without)
+    assert plain.tune(plain.model(), CPU) == {}
+    [batch], _ = next(plain.batches())
+    assert sorted(batch) == ["input_ids", "labels", "lengths", "weights"]
+    save_trained(tmp_path / "model", random_classifier(config), plain.config, "float32", tokenizer)
+    assert not [name for name in load_file(tmp_path / "model" / "model.safetensors") if "experts" in name]
+    assert "ngrams" not in plain.facts
+    assert more.facts["ngrams"] == {part: len(one.keys) for part, one in zip(ngrams.PARTS, more.experts, strict=True)}
+
+
+def test_adapters_leave_the_experts_free_to_learn(rows: pd.DataFrame, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    trained = train(make_task(rows, tokenizer, ngrams=True, adapt="head"), tmp_path)
+    assert all(expert.weight.any() for expert in trained.model.experts)
+    assert not any(weight.requires_grad for weight in trained.model.body.parameters())
+
+
+def test_pairs_learn_and_answer(rows: pd.DataFrame, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    paired = rows.assign(pair=rows["text"].str[:5])
+    task = make_task(paired, tokenizer, ngrams=True)
+    trained = train(task, tmp_path / "scratch")
+    save_trained(tmp_path / "model", trained.model, task.config, "float32", tokenizer)
+    found = load_classifier(tmp_path / "model").predict_probabilities(texts_of(paired))
+    assert found.sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_labels_that_are_questions_of_their_own_learn_so_too(
+    sets: pd.DataFrame, tokenizer: Tokenizer, config: ModelConfig, tmp_path: Path
+) -> None:
+    task = MultiLabelClassification(
+        sets,
+        "table.parquet",
+        tokenizer,
+        Task(kind="multi_label_classification", path="labels.csv", labels_per_class=None),
+        FINETUNE.model_copy(update={"ngrams": True, "ngram_learning_rate": 0.05}),
+        config,
+        seed=1,
+    )
+    trained = train(task, tmp_path / "scratch")
+    save_trained(tmp_path / "model", trained.model, task.config, "float32", tokenizer)
+    found = load_multi_label_classifier(tmp_path / "model").predict_probabilities(texts_of(sets))
+    assert ((found > 0) & (found < 1)).all()
+    assert trained.tuned["network_weight"] in NETWORK_WEIGHTS
+    assert all(expert.weight.any() for expert in trained.model.experts)
