@@ -21,7 +21,7 @@ from pipeline.model.weights import load_weights
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, pad_to_longest
 from pipeline.tasks.encoding import encode_rows
 from pipeline.tasks.metrics import class_numbers, classification_metrics
-from pipeline.tasks.ngrams import PARTS, NgramExpert, common_keys, mean_of_softmax, ngram_keys
+from pipeline.tasks.ngrams import PARTS, NgramExpert, mean_of_softmax, most_common, ngram_keys
 from pipeline.tasks.rows import PAIR, Text, draw_labels, of_split, texts_of, validation_rows
 from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
@@ -350,8 +350,8 @@ class Classification:
 
 
 def learn_experts(texts: Sequence[Text], classes: int) -> list[NgramExpert]:
-    """One for each of `PARTS`, untrained, that knows the n-grams of several texts."""
-    return [NgramExpert(common_keys(ngram_keys(texts, part)), classes) for part in PARTS]
+    """One for each of `PARTS`, untrained, that knows the n-grams of these texts."""
+    return [NgramExpert(most_common(ngram_keys(texts, part)), classes) for part in PARTS]
 
 
 def known_ngrams(experts: Sequence[NgramExpert], texts: Sequence[Text]) -> list[list[np.ndarray]]:

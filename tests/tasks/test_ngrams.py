@@ -25,10 +25,10 @@ from pipeline.tasks.finetuning import FineTuned, fine_tune
 from pipeline.tasks.multi_label_classification import MultiLabelClassification, load_multi_label_classifier
 from pipeline.tasks.ngrams import (
     NgramExpert,
-    common_keys,
     key_of,
     mean_of_sigmoid,
     mean_of_softmax,
+    most_common,
     ngram_keys,
 )
 from pipeline.tasks.rows import texts_of
@@ -104,17 +104,18 @@ def test_a_second_text_has_other_ngrams(part: str) -> None:
     assert keys("", part) == keys(("", " "), part) == []
 
 
-def test_what_one_text_alone_has_is_left_out_and_the_rarest_of_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = ngram_keys(["pear plum fig", "pear plum", "pear nut", ""], "words")
-    assert common_keys(found).tolist() == names({"pear", "plum", "pear plum"})
-    monkeypatch.setattr(ngrams, "MOST", 1)
-    assert common_keys(found).tolist() == names({"pear"})
-    assert common_keys([np.array([], dtype=np.int64)] * 2).tolist() == []
+def test_the_most_common_ngrams_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ngram_keys(["pear plum", "pear plum fig", "pear nut", ""], "words")
+    all_of_them = {"pear", "plum", "fig", "nut", "pear plum", "plum fig", "pear nut"}
+    assert most_common(found).tolist() == names(all_of_them)
+    monkeypatch.setattr(ngrams, "MOST", 3)
+    assert most_common(found).tolist() == names({"pear", "plum", "pear plum"})
+    assert most_common([np.array([], dtype=np.int64)] * 2).tolist() == []
 
 
 def make_expert(texts: list[str], part: str = "words", classes: int = 2) -> tuple[NgramExpert, torch.Tensor]:
     found = ngram_keys(texts, part)
-    expert = NgramExpert(common_keys(found), classes)
+    expert = NgramExpert(most_common(found), classes)
     return expert, pad_to_longest(expert.numbers(found), len(texts))
 
 
