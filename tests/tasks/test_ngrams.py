@@ -144,7 +144,7 @@ def test_an_expert_is_softmax_regression_on_vectors_of_length_one() -> None:
 def test_gradients_of_an_expert_are_the_same_with_one_thread_and_two() -> None:
     torch.manual_seed(2)
     numbers_BN, truth_B = torch.randint(0, 5000, (64, 300)), torch.randint(0, 4, (64,))
-    found = []
+    found: list[Any] = []
     for threads in (1, 2):
         expert = NgramExpert(torch.arange(5000), 4)
         with threads_of_torch(threads):
