@@ -57,8 +57,8 @@ class Finetune(Section):
     ngrams: bool = Field(
         False,
         description="true: beside the network learn, apart from it, a linear classifier of words and word pairs, and "
-        "one of 3 to 6 characters inside words; the answer is the mean of the probabilities, with a weight of the "
-        "network that is chosen on validation (classification, multi_label_classification)",
+        "one of 3 to 6 characters inside words; the answer is the product of the probabilities, each to the power "
+        "of a weight that is fitted to validation (classification, multi_label_classification)",
     )
     ngram_learning_rate: float = Field(0.008, gt=0, description="peak learning rate of the classifiers of n-grams")
     max_tokens: Positive = Field(192, description="longer texts are cut here; the number cut is reported")

@@ -3,7 +3,7 @@
 Legend: N texts, B rows of a batch, T positions, D hidden size, C classes, G n-grams.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,19 @@ from pipeline.model.weights import load_weights
 from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, pad_to_longest
 from pipeline.tasks.encoding import encode_rows
 from pipeline.tasks.metrics import class_numbers, classification_metrics
-from pipeline.tasks.ngrams import PARTS, NgramExpert, mean_of_softmax, most_common, ngram_keys
+from pipeline.tasks.ngrams import PARTS, NgramExpert, fit_weights, most_common, ngram_keys, opinion_pool
 from pipeline.tasks.rows import PAIR, Text, draw_labels, of_split, texts_of, validation_rows
 from pipeline.tasks.trained import MEASURED_ROWS, Trained, read_trained, token_vectors
 from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "classification"
 POOLINGS = ("mean", "first", "last")
-NETWORK_WEIGHT = "network_weight"  # of the task's config
-NETWORK_WEIGHTS = (1.0, 0.5, 0.25, 0.0, 2.0, 4.0)  # that are tried; of equals the first
-Mean = Callable[[Sequence[Tensor], Tensor], Tensor]
+WEIGHTS = [f"weight_{part}" for part in ("network", *PARTS)]  # in the pool; names in the task's config
 
 
 class TextClassifier(nn.Module):
     """A language model's body, its token vectors pooled to one text vector, and a linear head; perhaps with linear
-    classifiers of n-grams beside it. These learn apart from the network, and the answer is the mean of all.
+    classifiers of n-grams beside it. These learn apart from the network, and the answer is the pool of all.
 
     Args:
         config: of the body; what predicts tokens is left out, and so is the decoder behind an encoder.
@@ -45,10 +43,9 @@ class TextClassifier(nn.Module):
         dropout: on the text vector.
         separator: the id between the two texts, for a network that reads pairs.
         experts: for each of `PARTS`, or none.
-        mean: of `pipeline.tasks.ngrams`, makes one answer of all.
 
     Attributes:
-        network_weight: what the network weighs in the mean; all experts together weigh 1.
+        weights: of the network and of each expert in the pool, see `pipeline.tasks.ngrams.opinion_pool`.
     """
 
     def __init__(
@@ -59,7 +56,6 @@ class TextClassifier(nn.Module):
         dropout: float = 0.0,
         separator: int | None = None,
         experts: Sequence[NgramExpert] = (),
-        mean: Mean = mean_of_softmax,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
@@ -73,7 +69,7 @@ class TextClassifier(nn.Module):
         if self.head.bias is not None:
             nn.init.zeros_(self.head.bias)
         self.experts: Any = nn.ModuleList(experts)
-        self.mean, self.network_weight = mean, 1.0
+        self.weights = [1.0] * (1 + len(experts))
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor, *ngrams_BG: Tensor) -> Tensor:
         """Token ids (int64, padded on the right) and their counts to logits_BC, float32.
@@ -81,10 +77,7 @@ class TextClassifier(nn.Module):
         `ngrams_BG` are the numbers of the n-grams that each expert knows, padded with 0.
         """
         logits = self.each(ids_BT, lengths_B, *ngrams_BG)
-        if len(logits) == 1:
-            return logits[0]
-        weights = torch.tensor([self.network_weight] + [1 / len(self.experts)] * len(self.experts))
-        return self.mean(logits, (weights / weights.sum()).to(ids_BT.device))
+        return opinion_pool(logits, self.weights) if self.experts else logits[0]
 
     def each(self, ids_BT: Tensor, lengths_B: Tensor, *ngrams_BG: Tensor) -> list[Tensor]:
         """The logits_BC of the network, and of each expert."""
@@ -201,7 +194,6 @@ class Classification:
 
     kind = KIND
     best_metric = "macro_f1"
-    mean: Mean = staticmethod(mean_of_softmax)
 
     def __init__(
         self,
@@ -294,9 +286,7 @@ class Classification:
     def model(self) -> TextClassifier:
         settings, classes = self.settings, len(self.labels)
         experts = [NgramExpert(expert.keys.data, classes) for expert in self.experts]
-        return TextClassifier(
-            self.body_config, classes, settings.pooling, settings.dropout, self.separator, experts, self.mean
-        )
+        return TextClassifier(self.body_config, classes, settings.pooling, settings.dropout, self.separator, experts)
 
     def batches(self) -> LengthBuckets:
         return self.train
@@ -322,7 +312,7 @@ class Classification:
         """Validation loss (without smoothing), accuracy and macro-F1; call in eval mode without gradients."""
         nats, truth, predicted = 0.0, [], []
         for logits_BC, labels_B in self.answers(model, device):
-            nats += float(cross_entropy(logits_BC, labels_B, reduction="sum"))
+            nats += float(self.nats(logits_BC, labels_B))
             truth += [self.labels[place] for place in labels_B.tolist()]
             predicted += [self.labels[place] for place in logits_BC.argmax(dim=1).tolist()]
         found = classification_metrics(truth, predicted, self.labels)
@@ -335,18 +325,24 @@ class Classification:
             yield model(*network_inputs(moved))[: len(numbers)], moved["labels"][: len(numbers)]
 
     def tune(self, model: Any, device: torch.device) -> dict[str, float]:
-        """What the network weighs in the mean with the experts: of `NETWORK_WEIGHTS` the one with the smallest loss on
-        validation; without experts {}. Call in eval mode without gradients.
+        """What network and experts weigh in the pool, fitted to validation; without experts {}.
+
+        Call in eval mode without gradients.
         """
         if not model.experts:
             return {}
+        found, truth = [], []
+        for numbers, batch in self.validation.one_pass():
+            moved = {name: value.to(device) for name, value in batch.items()}
+            found.append([logits_BC[: len(numbers)] for logits_BC in model.each(*network_inputs(moved))])
+            truth.append(moved["labels"][: len(numbers)])
+        logits, truth_N = [torch.cat(batches) for batches in zip(*found, strict=True)], torch.cat(truth)
+        model.weights = fit_weights(logits, lambda pooled_NC: self.nats(pooled_NC, truth_N))
+        return dict(zip(WEIGHTS, model.weights, strict=True))
 
-        def loss(weight: float) -> float:
-            model.network_weight = weight
-            return self.measure(model, device)["loss"]
-
-        model.network_weight = min(NETWORK_WEIGHTS, key=loss)
-        return {NETWORK_WEIGHT: model.network_weight}
+    def nats(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
+        """The loss of these logits, without smoothing and weights, summed."""
+        return cross_entropy(logits_NC, targets, reduction="sum")
 
 
 def learn_experts(texts: Sequence[Text], classes: int) -> list[NgramExpert]:
@@ -377,7 +373,7 @@ def known_labels(rows: pd.DataFrame, where: str) -> list[str]:
 
 
 def read_classifier(
-    folder: Path | str, kind: str, device: str = "cpu", mean: Mean = mean_of_softmax
+    folder: Path | str, kind: str, device: str = "cpu"
 ) -> tuple[TextClassifier, Tokenizer, dict[str, Any]]:
     """Network, tokenizer and "task" of the config of a folder that `save_trained` wrote.
 
@@ -391,9 +387,10 @@ def read_classifier(
     classes = len(task["labels"])
     keys = [value for name, value in sorted(weights.items()) if name.startswith("experts.") and name.endswith(".keys")]
     experts = [NgramExpert(keys_F, classes) for keys_F in keys]
-    model = TextClassifier(shape, classes, task["pooling"], separator=separator, experts=experts, mean=mean)
+    model = TextClassifier(shape, classes, task["pooling"], separator=separator, experts=experts)
     load_weights(model, weights)
-    model.network_weight = task.get(NETWORK_WEIGHT, model.network_weight)
+    if experts:
+        model.weights = [task[name] for name in WEIGHTS]
     return model.to(device).eval(), tokenizer, task
 
 

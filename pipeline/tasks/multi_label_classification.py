@@ -27,7 +27,6 @@ from pipeline.tasks.classification import (
     read_classifier,
 )
 from pipeline.tasks.label_set_metrics import count_label_sets, indicators, label_set_figures
-from pipeline.tasks.ngrams import mean_of_sigmoid
 from pipeline.tasks.rows import Text, draw_by_labels, in_drawn_order, labels_of_training
 
 KIND = "multi_label_classification"
@@ -56,7 +55,6 @@ class MultiLabelClassification(Classification):
     """
 
     kind = KIND
-    mean = staticmethod(mean_of_sigmoid)
 
     def draw(self, rows: pd.DataFrame, per_class: int | None, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
         return draw_label_sets(rows, per_class, seed)
@@ -86,8 +84,13 @@ class MultiLabelClassification(Classification):
         predicted_NC = (logits.sigmoid() >= THRESHOLD).cpu().numpy()
         counts_NK = count_label_sets(truth.bool().cpu().numpy(), predicted_NC)
         figures = label_set_figures(counts_NK.sum(axis=0), len(counts_NK))
-        nats = float(binary_cross_entropy_with_logits(logits, truth))
-        return {"loss": nats} | {name: float(figures[name]) for name in ("subset_accuracy", "micro_f1", "macro_f1")}
+        nats = float(self.nats(logits, truth))
+        return {"loss": nats / truth.numel()} | {
+            name: float(figures[name]) for name in ("subset_accuracy", "micro_f1", "macro_f1")
+        }
+
+    def nats(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(logits_NC, targets.to(logits_NC.dtype), reduction="sum")
 
 
 def label_sets(rows: pd.DataFrame) -> list[list[str]]:
@@ -108,7 +111,7 @@ def draw_label_sets(rows: pd.DataFrame, texts_per_label: int | None, seed: int) 
 
 def load_multi_label_classifier(folder: Path | str, device: str = "cpu") -> "MultiLabelClassifier":
     """Read a folder that `save_trained` wrote. Raises HallmarkError: see `read_classifier`."""
-    return MultiLabelClassifier(*read_classifier(folder, KIND, device, mean_of_sigmoid))
+    return MultiLabelClassifier(*read_classifier(folder, KIND, device))
 
 
 class MultiLabelClassifier(Classifier):

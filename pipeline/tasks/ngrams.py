@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, logsigmoid
+from torch.nn.functional import embedding_bag
 
 from pipeline.common.scripts import UNSPACED, WORD
 from pipeline.tasks.rows import Text
@@ -107,16 +107,38 @@ class NgramExpert(nn.Module):
             return sums_BC * counts_B1.clamp(min=1).rsqrt() + self.bias
 
 
-def mean_of_softmax(logits: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """The logarithm of the mean of several classifiers' probabilities, weighed by `shares`, (B, C)."""
-    return _log_mean([each_BC.log_softmax(dim=1) for each_BC in logits], shares)
+Loss = Callable[[Tensor], Tensor]
 
 
-def mean_of_sigmoid(logits: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """The same where each label is a question of its own: the logits of the mean probability of yes, (B, C)."""
-    yes_BC, no_BC = (_log_mean([logsigmoid(sign * each) for each in logits], shares) for sign in (1, -1))
-    return yes_BC - no_BC
+def opinion_pool(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The logits of all classifiers together, (B, C): each one's times its weight, added up.
+
+    That is the logarithmic opinion pool: a product of their probabilities, each to the power of its weight (Heskes
+    1998, "Selecting weighting factors in logarithmic opinion pools"). A weight over 1 sharpens.
+    """
+    first, *others = (weight * each_BC for weight, each_BC in zip(weights, logits, strict=True))
+    return sum(others, start=first)
 
 
-def _log_mean(log_probabilities: Sequence[Tensor], shares: Tensor) -> Tensor:
-    return (torch.stack(list(log_probabilities)) + shares.log()[:, None, None]).logsumexp(dim=0)
+def fit_weights(logits: Sequence[Tensor], loss: Loss) -> list[float]:
+    """The weights of `opinion_pool` with the smallest loss, to three places; the problem is convex.
+
+    Args:
+        logits: of each classifier, of texts that it did not learn from.
+        loss: of pooled logits, float64, in nats, summed over the texts.
+
+    Few texts hold the weights near 1, by the penalty (w - 1)^2 / 2 each: as if they were drawn from N(1, 1).
+    """
+    parts = [each.detach().double() for each in logits]
+    weights = torch.ones(len(parts), dtype=torch.float64, device=parts[0].device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            penalized = loss(opinion_pool(parts, weights.unbind())) + (weights - 1).square().sum() / 2  # type: ignore[arg-type]
+            penalized.backward()
+        return penalized
+
+    optimizer.step(closure)
+    return [round(weight, 3) for weight in weights.tolist()]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Compute, Task
@@ -20,16 +20,16 @@ from pipeline.model.interchange.exporting import export_model
 from pipeline.model.weights import named_weights
 from pipeline.tasks import ngrams
 from pipeline.tasks.batches import pad_to_longest
-from pipeline.tasks.classification import NETWORK_WEIGHTS, Classification, load_classifier
+from pipeline.tasks.classification import WEIGHTS, Classification, load_classifier
 from pipeline.tasks.finetuning import FineTuned, fine_tune
 from pipeline.tasks.multi_label_classification import MultiLabelClassification, load_multi_label_classifier
 from pipeline.tasks.ngrams import (
     NgramExpert,
+    fit_weights,
     key_of,
-    mean_of_sigmoid,
-    mean_of_softmax,
     most_common,
     ngram_keys,
+    opinion_pool,
 )
 from pipeline.tasks.rows import texts_of
 from pipeline.tasks.trained import save_trained
@@ -167,13 +167,44 @@ def test_an_expert_learns_from_chinese(part: str) -> None:
     assert expert(new).argmax(dim=1).tolist() == [1, 0]
 
 
-def test_the_means_are_of_probabilities() -> None:
+def test_the_pool_is_a_product_of_powers_of_probabilities() -> None:
     torch.manual_seed(0)
-    logits, shares = [torch.randn(3, 4) * 5 for _ in range(3)], torch.tensor([0.5, 0.0, 0.5])
-    mean = (logits[0].softmax(dim=1) + logits[2].softmax(dim=1)) / 2
-    torch.testing.assert_close(mean_of_softmax(logits, shares).exp(), mean)
-    mean = (logits[0].sigmoid() + logits[2].sigmoid()) / 2
-    torch.testing.assert_close(mean_of_sigmoid(logits, shares).sigmoid(), mean)
+    logits, weights = [torch.randn(3, 4) * 5 for _ in range(3)], [0.5, 0.0, 1.5]
+    product = logits[0].softmax(dim=1) ** 0.5 * logits[2].softmax(dim=1) ** 1.5
+    expected = product / product.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(opinion_pool(logits, weights).softmax(dim=1), expected)
+    yes, no = ((logits[0] * sign).sigmoid() ** 0.5 * (logits[2] * sign).sigmoid() ** 1.5 for sign in (1, -1))
+    torch.testing.assert_close(opinion_pool(logits, weights).sigmoid(), yes / (yes + no))
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["one label", "any number"])
+def test_the_fitted_weights_are_those_of_a_plain_search(alone: bool) -> None:
+    torch.manual_seed(0)
+    truth_N = torch.randint(0, 3, (500,))
+    right_NC = torch.eye(3)[truth_N]
+    logits = [right_NC * size + torch.randn(500, 3) for size in (2.0, 0.5)]
+
+    def loss(pooled_NC: torch.Tensor) -> torch.Tensor:
+        if alone:
+            return cross_entropy(pooled_NC, truth_N, reduction="sum")
+        return binary_cross_entropy_with_logits(pooled_NC, right_NC.double(), reduction="sum")
+
+    def penalized(weights: tuple[float, ...]) -> float:
+        wide = [each.double() for each in logits]
+        return float(loss(opinion_pool(wide, weights))) + sum((weight - 1) ** 2 for weight in weights) / 2
+
+    found = tuple(fit_weights(logits, loss))
+    least = penalized(found)
+    for step in (0.3, 0.03):
+        for first, second in ((step, 0), (-step, 0), (0, step), (0, -step), (step, -step), (step, step)):
+            assert penalized((found[0] + first, found[1] + second)) > least
+    assert found[0] > found[1]
+
+
+def test_few_texts_hold_the_weights_near_one() -> None:
+    """A single text that all get right asks for endless weights."""
+    sure = [torch.tensor([[9.0, -9.0]])] * 3
+    assert fit_weights(sure, lambda pooled: cross_entropy(pooled, torch.tensor([0]))) == [1.0, 1.0, 1.0]
 
 
 def train(task: Any, scratch: Path) -> FineTuned:
@@ -201,21 +232,21 @@ def test_a_trained_classifier_answers_by_all_its_parts_and_so_does_the_saved_one
     task = make_task(rows, tokenizer, ngrams=True, ngram_learning_rate=0.05, validation_texts=100)
     trained = train(task, tmp_path / "scratch")
     model = trained.model.eval()
-    assert list(trained.tuned) == ["network_weight"]
-    assert task.config["network_weight"] == trained.tuned["network_weight"] in NETWORK_WEIGHTS
+    assert list(trained.tuned) == WEIGHTS
+    assert trained.tuned.items() <= task.config.items()
     save_trained(tmp_path / "model", model, task.config, "float32", tokenizer)
     loaded, texts = load_classifier(tmp_path / "model"), [*rows["text"], "", "plum pear 文字", "unheard"]
-    weight = trained.tuned["network_weight"]
+    weights = [*trained.tuned.values()]
     expected = []
     with torch.no_grad():
         for text in texts:
             ids = [tokenizer.bos_id, *tokenizer.encode(text)][:40]
-            own = model.head(model.body.hidden_states(torch.tensor([ids])).mean(dim=1)).softmax(dim=1)[0]
+            own = model.head(model.body.hidden_states(torch.tensor([ids])).mean(dim=1))[0]
             experts = [
-                expert(pad_to_longest(expert.numbers(ngram_keys([text], part)), 1)).softmax(dim=1)[0]
+                expert(pad_to_longest(expert.numbers(ngram_keys([text], part)), 1))[0]
                 for part, expert in zip(ngrams.PARTS, model.experts, strict=True)
             ]
-            expected.append((weight * own + (experts[0] + experts[1]) / 2) / (weight + 1))
+            expected.append(opinion_pool([own, *experts], weights).softmax(dim=0))
     found = loaded.predict_probabilities(texts)
     np.testing.assert_allclose(found, torch.stack(expected).numpy(), atol=1e-5)
     assert np.array_equal(loaded.predict_probabilities(texts[::-1])[::-1], found)
@@ -251,22 +282,20 @@ def test_a_training_that_was_cut_off_ends_in_the_same_bits(
     assert resumed.tuned == whole.tuned
 
 
-def test_the_weight_of_the_network_is_the_best_on_validation(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:
+def test_the_weights_are_fitted_to_the_validation_texts(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:
     task = make_task(rows, tokenizer, ngrams=True, validation_texts=100)
     model = task.model().eval()
     texts, truth = texts_of(rows), task.targets(rows)
     optimizer = torch.optim.AdamW([weight for weight in model.experts.parameters() if weight.requires_grad], lr=0.1)
-    for _ in range(20):
-        optimizer.zero_grad()
-        for part, expert in zip(ngrams.PARTS, model.experts, strict=True):
-            cross_entropy(expert(pad_to_longest(expert.numbers(ngram_keys(texts, part)), len(texts))), truth).backward()
-        optimizer.step()
+    for part, expert in zip(ngrams.PARTS, model.experts, strict=True):
+        cross_entropy(expert(pad_to_longest(expert.numbers(ngram_keys(texts, part)), len(texts))), truth).backward()
+    optimizer.step()
     with torch.no_grad():
-        assert task.tune(model, CPU) == {"network_weight": 0.0}  # the network has learned nothing
-        losses = []
-        for model.network_weight in NETWORK_WEIGHTS:
-            losses.append(task.measure(model, CPU)["loss"])
-        assert min(losses) == losses[NETWORK_WEIGHTS.index(0.0)] < max(losses)
+        before = task.measure(model, CPU)["loss"]
+        tuned = task.tune(model, CPU)
+        assert task.measure(model, CPU)["loss"] < before
+    assert list(tuned.values()) == model.weights
+    assert min(tuned["weight_words"], tuned["weight_characters"]) > 1.2  # after one step they are less sure than right
 
 
 def test_without_ngrams_nothing_is_beside_the_network(
@@ -321,5 +350,5 @@ def test_labels_that_are_questions_of_their_own_learn_so_too(
     save_trained(tmp_path / "model", trained.model, task.config, "float32", tokenizer)
     found = load_multi_label_classifier(tmp_path / "model").predict_probabilities(texts_of(sets))
     assert ((found > 0) & (found < 1)).all()
-    assert trained.tuned["network_weight"] in NETWORK_WEIGHTS
+    assert list(trained.tuned) == WEIGHTS
     assert all(expert.weight.any() for expert in trained.model.experts)
