@@ -55,7 +55,7 @@ class Finetune(Section):
         0.1, description="share of a text's tokens left out, drawn anew at every step (not sequence_to_sequence)"
     )
     ngrams: bool = Field(
-        False,
+        True,
         description="true: beside the network learn, apart from it, a linear classifier of words and word pairs, and "
         "one of 3 to 6 characters inside words; the answer is the product of the probabilities, each to the power "
         "of a weight that is fitted to validation (classification, multi_label_classification)",

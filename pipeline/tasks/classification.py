@@ -28,7 +28,7 @@ from pipeline.tokenization.tokenizer import Tokenizer
 
 KIND = "classification"
 POOLINGS = ("mean", "first", "last")
-WEIGHTS = [f"weight_{part}" for part in ("network", *PARTS)]  # in the pool; names in the task's config
+POOL_WEIGHTS = [f"weight_{part}" for part in ("network", *PARTS)]  # in the pool; names in the task's config
 
 
 class TextClassifier(nn.Module):
@@ -338,7 +338,7 @@ class Classification:
             truth.append(moved["labels"][: len(numbers)])
         logits, truth_N = [torch.cat(batches) for batches in zip(*found, strict=True)], torch.cat(truth)
         model.weights = fit_weights(logits, lambda pooled_NC: self.nats(pooled_NC, truth_N))
-        return dict(zip(WEIGHTS, model.weights, strict=True))
+        return dict(zip(POOL_WEIGHTS, model.weights, strict=True))
 
     def nats(self, logits_NC: Tensor, targets: Tensor) -> Tensor:
         """The loss of these logits, without smoothing and weights, summed."""
@@ -390,7 +390,7 @@ def read_classifier(
     model = TextClassifier(shape, classes, task["pooling"], separator=separator, experts=experts)
     load_weights(model, weights)
     if experts:
-        model.weights = [task[name] for name in WEIGHTS]
+        model.weights = [task[name] for name in POOL_WEIGHTS]
     return model.to(device).eval(), tokenizer, task
 
 

@@ -20,7 +20,7 @@ LORA = {"adapt": "lora", "lora_rank": 2}
 
 
 def test_base_and_adapters_say_what_the_merged_classifier_says(make_stage: MakeStage, labelled: pd.DataFrame) -> None:
-    finetune.main(make_stage("finetune@kind", **LORA))
+    finetune.main(make_stage("finetune@kind", ngrams=False, **LORA))
     merged = load_classifier(FINETUNED / "kind").model
     base, described, _ = read_weights(PRETRAINED)
     apart = TextClassifier(ModelConfig.from_dict(described["model"]), 3, "mean").eval()
@@ -130,6 +130,6 @@ def test_a_student_comes_nearer_to_its_teacher(make_stage: MakeStage, labelled: 
 def test_the_journal_tells_how_much_learns(
     make_stage: MakeStage, labelled: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finetune.main(make_stage("finetune@kind", adapt="head"))
+    finetune.main(make_stage("finetune@kind", adapt="head", ngrams=False))
     assert "finetune@kind  learns: head: 51 of " in capsys.readouterr().out
     assert read_json(FINETUNED / "kind" / "config.json")["task"]["labels"]

@@ -34,7 +34,7 @@ from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.tokenization.training import train_bpe
 
 WORDS = {"fruit": "apple pear plum cherry", "tool": "hammer saw drill wrench", "语言": "中文 语言 文字 说话"}
-FINETUNE = Finetune(epochs=2, batch_size=4, max_tokens=40, validation_texts=5)
+FINETUNE = Finetune(epochs=2, batch_size=4, max_tokens=40, validation_texts=5, ngrams=False)
 
 
 @pytest.fixture(scope="module")

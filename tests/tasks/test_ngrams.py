@@ -20,7 +20,7 @@ from pipeline.model.interchange.exporting import export_model
 from pipeline.model.weights import named_weights
 from pipeline.tasks import ngrams
 from pipeline.tasks.batches import pad_to_longest
-from pipeline.tasks.classification import WEIGHTS, Classification, load_classifier
+from pipeline.tasks.classification import POOL_WEIGHTS, Classification, load_classifier
 from pipeline.tasks.finetuning import FineTuned, fine_tune
 from pipeline.tasks.multi_label_classification import MultiLabelClassification, load_multi_label_classifier
 from pipeline.tasks.ngrams import (
@@ -232,7 +232,7 @@ def test_a_trained_classifier_answers_by_all_its_parts_and_so_does_the_saved_one
     task = make_task(rows, tokenizer, ngrams=True, ngram_learning_rate=0.05, validation_texts=100)
     trained = train(task, tmp_path / "scratch")
     model = trained.model.eval()
-    assert list(trained.tuned) == WEIGHTS
+    assert list(trained.tuned) == POOL_WEIGHTS
     assert trained.tuned.items() <= task.config.items()
     save_trained(tmp_path / "model", model, task.config, "float32", tokenizer)
     loaded, texts = load_classifier(tmp_path / "model"), [*rows["text"], "", "plum pear 文字", "unheard"]
@@ -350,5 +350,5 @@ def test_labels_that_are_questions_of_their_own_learn_so_too(
     save_trained(tmp_path / "model", trained.model, task.config, "float32", tokenizer)
     found = load_multi_label_classifier(tmp_path / "model").predict_probabilities(texts_of(sets))
     assert ((found > 0) & (found < 1)).all()
-    assert list(trained.tuned) == WEIGHTS
+    assert list(trained.tuned) == POOL_WEIGHTS
     assert all(expert.weight.any() for expert in trained.model.experts)

@@ -24,6 +24,7 @@ from pipeline.training.random_state import random_state, restore_random_state
 from tests.training.killed import KILLS, STOPPED, STOPS
 from tests.training.test_loop import StoppedError, run_training
 from tests.training.tiny import tiny_config
+from tests.waiting import wait_until
 
 
 def tiny_training() -> tuple[Transformer, Optimizers]:
@@ -198,7 +199,8 @@ def test_a_full_disk_stops_the_training_and_leaves_the_checkpoint_before(
     resource = pytest.importorskip("resource")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill_the_disk(values: dict[str, float]) -> dict[str, float]:  # after step 3
+    def fill_the_disk(values: dict[str, float]) -> dict[str, float]:  # after step 3, and when step 2 is written
+        wait_until(lambda: checkpoint_steps(tmp_path))
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limit[1]))
         return values
 
