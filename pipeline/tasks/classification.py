@@ -76,8 +76,7 @@ class TextClassifier(nn.Module):
 
         `ngrams_BG` are the numbers of the n-grams that each expert knows, padded with 0.
         """
-        logits = self.each(ids_BT, lengths_B, *ngrams_BG)
-        return opinion_pool(logits, self.weights) if self.experts else logits[0]
+        return self.together(self.each(ids_BT, lengths_B, *ngrams_BG))
 
     def each(self, ids_BT: Tensor, lengths_B: Tensor, *ngrams_BG: Tensor) -> list[Tensor]:
         """The logits_BC of the network, and of each expert."""
@@ -85,6 +84,10 @@ class TextClassifier(nn.Module):
         with torch.autocast(x_BTD.device.type, enabled=False):
             own_BC = self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
         return [own_BC, *(expert(numbers) for expert, numbers in zip(self.experts, ngrams_BG, strict=True))]
+
+    def together(self, logits: Sequence[Tensor]) -> Tensor:
+        """One answer, logits_BC, of what `each` said."""
+        return opinion_pool(logits, self.weights) if self.experts else logits[0]
 
 
 def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
@@ -318,11 +321,16 @@ class Classification:
         found = classification_metrics(truth, predicted, self.labels)
         return {"loss": nats / len(truth), "accuracy": found["accuracy"], "macro_f1": found["f1"]["macro"]}
 
-    def answers(self, model: nn.Module, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    def answers(self, model: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """What the model says of the validation texts, and what is true of them, batch by batch."""
+        return ((model.together(logits), targets) for logits, targets in self.answers_of_each(model, device))
+
+    def answers_of_each(self, model: Any, device: torch.device) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """The same of the network and of each expert alone."""
         for numbers, batch in self.validation.one_pass():
             moved = {name: value.to(device) for name, value in batch.items()}
-            yield model(*network_inputs(moved))[: len(numbers)], moved["labels"][: len(numbers)]
+            logits = [logits_BC[: len(numbers)] for logits_BC in model.each(*network_inputs(moved))]
+            yield logits, moved["labels"][: len(numbers)]
 
     def tune(self, model: Any, device: torch.device) -> dict[str, float]:
         """What network and experts weigh in the pool, fitted to validation; without experts {}.
@@ -331,13 +339,9 @@ class Classification:
         """
         if not model.experts:
             return {}
-        found, truth = [], []
-        for numbers, batch in self.validation.one_pass():
-            moved = {name: value.to(device) for name, value in batch.items()}
-            found.append([logits_BC[: len(numbers)] for logits_BC in model.each(*network_inputs(moved))])
-            truth.append(moved["labels"][: len(numbers)])
-        logits, truth_N = [torch.cat(batches) for batches in zip(*found, strict=True)], torch.cat(truth)
-        model.weights = fit_weights(logits, lambda pooled_NC: self.nats(pooled_NC, truth_N))
+        found, targets = zip(*self.answers_of_each(model, device), strict=True)
+        logits, truth = [torch.cat(batches) for batches in zip(*found, strict=True)], torch.cat(targets)
+        model.weights = fit_weights(logits, lambda pooled_NC: self.nats(pooled_NC, truth))
         return dict(zip(POOL_WEIGHTS, model.weights, strict=True))
 
     def nats(self, logits_NC: Tensor, targets: Tensor) -> Tensor:

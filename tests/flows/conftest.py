@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 import pytest
 
 from pipeline.common.ports import free_port
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,11 +113,8 @@ def write_project(folder: Path) -> Project:
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0, pause: float = 0.05) -> None:
-    """Wait until `condition`, asked again after each pause, holds; fails the test when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {seconds} s: {condition}"
-        time.sleep(pause)
+    """`wait_until` with the patience and the pauses that servers ask for."""
+    wait_until(condition, seconds, pause)
 
 
 def started(project: Project) -> list[str]:
