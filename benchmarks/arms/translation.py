@@ -36,19 +36,19 @@ MODEL = Model(
     preset="qwen3", family="encoder-decoder", depth=3, hidden_size=256, context_length=64, tied_embeddings=True
 )
 FINETUNE = Finetune(
-    epochs=11,
+    epochs=6,
     batch_size=128,
     optimizer="muon",
     learning_rate=0.004,
     muon_learning_rate=0.02,
-    weight_decay=0.01,
+    weight_decay=0.05,
     warmup_share=0.05,
     dropout=0.15,
     label_smoothing=0.1,
     max_tokens=63,
     validation_texts=256,
 )
-EPOCHS_PER_VALIDATION = 4
+EPOCHS_PER_VALIDATION = 2
 SAMPLES, CONFIDENCE = 1000, 0.95
 
 

@@ -239,8 +239,7 @@ class Classification:
             "validation_texts_cut": validation_cut,
             "classes_with_too_few_texts": short,
         }
-        if self.experts:
-            self.facts["ngrams"] = {part: len(one.keys) for part, one in zip(PARTS, self.experts, strict=True)}
+        self.facts |= {f"ngrams.{part}": len(one.keys) for part, one in zip(PARTS, self.experts, strict=False)}
 
     def draw(self, rows: pd.DataFrame, per_class: int | None, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
         return draw_labels(rows, per_class, seed)

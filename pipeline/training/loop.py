@@ -25,12 +25,12 @@ from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.optimizers import Optimizers
 from pipeline.training.progress import Meter
 from pipeline.training.random_state import random_state
+from pipeline.training.replay import Batch, Replay
 from pipeline.training.runtime import Runtime
 from pipeline.training.sharding import is_sharded, own_gradients, sum_over_parts
 
 METRICS_FILE = "metrics.jsonl"
 
-Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -136,6 +136,7 @@ class _Loop:
         self.loss = loss
         runtime.compile_blocks(model)
         self.parameters = list(model.parameters())  # once: to walk the modules anew took a tenth of a small step
+        self.replay = Replay(self._add_gradients, self.parameters, self._replays)
         self.sharded = is_sharded(model)
         self.best: dict[str, Tensor] | None = None
         self.progress = Progress(finished=plan.steps == 0)
@@ -247,20 +248,23 @@ class _Loop:
 
     def _backward(self, micro_batches: list[Batch]) -> tuple[Tensor, int]:
         """Sum the loss over all micro-batches and ranks and divide by all valid items of the global batch."""
-        sums: list[Tensor] = []
-        counts: list[Tensor] = []
-        for batch in micro_batches:
-            with self.runtime.autocast():
-                loss_sum, count = self.loss(self.model, batch)
-            loss_sum.backward()
-            sums.append(loss_sum.detach())
-            counts.append(count.detach())
+        self.replay.begin_step()
+        sums, counts = zip(*map(self.replay, micro_batches), strict=True)
         total, valid = torch.stack(sums).sum(), torch.stack(counts).sum()
         gradients = own_gradients(self.parameters)
         self.runtime.ranks.sum_([*([] if self.sharded else gradients), total, valid])  # sharded: backward did it
         torch._foreach_div_(gradients, valid)
         tokens = sum(batch["input_ids"].numel() for batch in micro_batches) * self.runtime.ranks.size
         return total / valid, tokens
+
+    def _replays(self, batch: Batch) -> bool:
+        return self.runtime.replays(batch["input_ids"].numel() * self.plan.flops_per_token)
+
+    def _add_gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with self.runtime.autocast():
+            loss_sum, count = self.loss(self.model, batch)
+        loss_sum.backward()
+        return loss_sum.detach(), count.detach()
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
         if not self.runtime.ranks.is_first:

@@ -25,10 +25,14 @@ from pipeline.training.distributed import Ranks
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Compiling a 4-layer network took 12 to 25 s on 2 cores and made its steps 2.4 times as fast, from about
-# 0.27 TFLOP/s: it pays for itself from about 35 s of eager training on, which is 1e13 FLOPs. On an H200 it took 20 s;
-# it saved 11 of 49 ms a step at 11 million parameters and 1.2 TFLOP, and 98 of 180 at 124 million and 28 TFLOP.
-COMPILE_PAYS_FROM_FLOPS = {"cpu": 1e13, "cuda": 2e15}
+# Compiling a 4-layer network took 12 to 25 s on 2 cores and made its steps 2.4 times as fast, from about 0.27 TFLOP/s:
+# it pays for itself from about 35 s of eager training on, which is 1e13 FLOPs. On an H200 it took 20 s; it saved 2 of
+# 14 ms a step at 11 million parameters and 0.6 TFLOP, both replayed, and 98 of 180 at 124 million and 28 TFLOP.
+COMPILE_PAYS_FROM_FLOPS = {"cpu": 1e13, "cuda": 6e15}
+
+# On an H200, eager, in ms: a step of 0.6 TFLOP 36 as written and 14 replayed, 3.5 TFLOP 59 and 28, 7 TFLOP 60 and 42.
+# With more to do, the GPU is the slower one, and gradients that stay in their places cost memory: 0.7 of 11.8 GB there.
+REPLAY_PAYS_BELOW_FLOPS = 1e13
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class Runtime:
     def matmul_rate(self) -> float:
         """FLOPs per second of this machine's matrix products, of one rank; measured once, when first asked for."""
         return matmul_flops_per_second(self)
+
+    def replays(self, flops: float) -> bool:
+        """Whether a batch of so many FLOPs is recorded as a CUDA graph, see `pipeline.training.replay`; only alone, as
+        ranks wait for one another.
+        """
+        return self.device.type == "cuda" and self.ranks.size == 1 and flops < REPLAY_PAYS_BELOW_FLOPS
 
     def compile_blocks(self, model: nn.Module) -> None:
         """Compile every block, the norm behind them and a `TokenLoss` in place, if this runtime compiles. Blocks are

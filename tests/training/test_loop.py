@@ -5,10 +5,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from pipeline.training.checkpoints import checkpoint_steps
 from pipeline.training.loop import Loss, TrainPlan, TrainResult, train
 from pipeline.training.objectives import OBJECTIVES, PretrainingLoss, Validation
 from pipeline.training.optimizers import pretraining_optimizers, trapezoid
+from pipeline.training.replay import Batch, Replay
 from pipeline.training.runtime import Runtime
 from tests.training.tiny import CONTEXT, tiny_config, tiny_objective, tiny_runtime, tiny_shard, tiny_tokenizer
 
@@ -57,28 +59,29 @@ def run_training(
     torch.manual_seed(1)
     model = Transformer(tiny_config(objective, dropout=0.2, attention_dropout=0.1)).to(chosen.device)
     measure = Validation(learned, tiny_shard(), tiny_tokenizer(), 4, chosen.device)
-    inner, calls = loss or PretrainingLoss(chosen), 0
+    run_batch, calls = Replay.__call__, 0
 
-    def cut_off(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def cut_off(replay: Replay, batch: Batch) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
         if stop_after is not None and calls > 3 * stop_after + 1:  # 3 micro-batches a step
             raise StoppedError
-        return inner(model, dict(batch))
+        return run_batch(replay, batch)
 
     plan = TrainPlan("pretrain", STEPS, gradient_clip=1.0, validate_every=3, checkpoint_every=2, flops_per_token=1e3)
     plan = replace(plan, **plan_changes)
-    result = train(
-        model,
-        cut_off,
-        learned.batches(tiny_shard(), 6 * CONTEXT, 2 * CONTEXT, seed=1),
-        pretraining_optimizers(model, Pretrain(optimizer=optimizer), trapezoid(plan.steps, 0.1, 0.5)),
-        plan,
-        chosen,
-        scratch=scratch,
-        validate=lambda: measured(measure(model) | {"score": -measure(model)["loss"]}),
-        report=lambda step, values: None,
-    )
+    with patch.object(Replay, "__call__", cut_off):
+        result = train(
+            model,
+            loss or PretrainingLoss(chosen),
+            learned.batches(tiny_shard(), 6 * CONTEXT, 2 * CONTEXT, seed=1),
+            pretraining_optimizers(model, Pretrain(optimizer=optimizer), trapezoid(plan.steps, 0.1, 0.5)),
+            plan,
+            chosen,
+            scratch=scratch,
+            validate=lambda: measured(measure(model) | {"score": -measure(model)["loss"]}),
+            report=lambda step, values: None,
+        )
     return named_weights(model), result
 
 

@@ -1,10 +1,13 @@
 """What the choice of a runtime sets up."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from pipeline.training.distributed import Ranks
+from pipeline.training.runtime import REPLAY_PAYS_BELOW_FLOPS
 from tests.training.tiny import tiny_runtime
 
 
@@ -22,3 +25,12 @@ def page_faults_of_64_megabytes() -> int:
     before = getrusage(RUSAGE_SELF).ru_minflt
     torch.ones(16_000_000)  # freed at once
     return getrusage(RUSAGE_SELF).ru_minflt - before
+
+
+def test_small_steps_of_one_process_on_a_gpu_are_replayed() -> None:
+    on_cpu = tiny_runtime()
+    on_gpu = replace(on_cpu, device=torch.device("cuda"))
+    assert on_gpu.replays(REPLAY_PAYS_BELOW_FLOPS / 2)
+    assert not on_gpu.replays(REPLAY_PAYS_BELOW_FLOPS)
+    assert not replace(on_gpu, ranks=Ranks(size=2)).replays(1.0)
+    assert not on_cpu.replays(1.0)
