@@ -37,7 +37,10 @@ TOY_PARAMS: dict[str, Any] = {
 
 OUTSIDE = ("DVC_", "HALLMARK_", "MLFLOW_", "PREFECT_", "TORCHINDUCTOR_")  # variables that point out of the project
 # What stages import and takes time.
-LIBRARIES = ("torch._dynamo", "sklearn.linear_model", "great_expectations", "mlflow.pyfunc", "dvc.repo")
+LIBRARIES = ("torch._dynamo", "sklearn.linear_model", "sklearn.feature_extraction.text", "safetensors.torch")
+LIBRARIES += ("great_expectations", "jinja2", "mlflow.pyfunc", "sacrebleu", "tokenizers", "pyarrow.parquet")
+LIBRARIES += ("mlflow.utils.requirements_utils:_init_packages_to_modules_map",)  # reads all packages: a second
+LIBRARIES += ("dvc.repo", "dvc.cachemgr", "dvc.data_cloud", "dvc.lock", "dvc.scm", "scmrepo.git")
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
 WARM = "TOY_WARM_PROGRAMS"  # names the folder of the program `python` that asks for a fork
 PYTHON = "TOY_PYTHON"  # names the program that starts anew
@@ -65,7 +68,9 @@ class ToyProject:
     @property
     def environment(self) -> dict[str, str]:
         """The test's environment, without anything that points outside this project; tracking is off."""
-        return inside_only(os.environ) | {
+        inside = inside_only(os.environ)
+        inside.pop("PYTHONDONTWRITEBYTECODE", None)  # each stage would compile the project's code anew
+        return inside | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "HALLMARK_TRACKING": "off",
             "OMP_NUM_THREADS": "1",
@@ -143,7 +148,7 @@ class ToyProject:
 
     def copy(self, to: Path) -> "ToyProject":
         """A copy to change at will; Git history, DVC cache and `.hallmark` come along."""
-        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("dvc-site", "__pycache__"))
+        shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("dvc-site"))
         return ToyProject(to)
 
 

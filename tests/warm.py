@@ -39,6 +39,10 @@ be_python({address!r})
 class WarmPython:
     """A process that imports `libraries` once it is asked to, and forks others, until `close`.
 
+    Args:
+        libraries: modules; what stands behind a colon is a function in it that is called, for what it then remembers.
+        environment: of that process.
+
     Attributes:
         programs: a folder that holds nothing but the program `python`.
     """
@@ -112,7 +116,10 @@ def serve(python: str, libraries: Sequence[str], listener: socket.socket) -> Non
         if not is_warm:
             gc.disable()
             for name in libraries:
-                importlib.import_module(name)
+                module, _, function = name.partition(":")
+                library = importlib.import_module(module)
+                if function:
+                    getattr(library, function)()
             gc.enable()
             gc.freeze()  # a collection would touch, and so copy, what forks share
             sys.executable = python
@@ -163,6 +170,7 @@ def live(files: list[int], words: list[str], cwd: str, environment: dict[str, st
         os.chdir(cwd)
         os.environ.clear()
         os.environ |= environment
+        sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
         if words[0] == "-m":
             sys.argv = words[1:]
             sys.path.insert(0, cwd)

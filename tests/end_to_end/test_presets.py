@@ -64,7 +64,7 @@ def test_a_preset_goes_from_text_to_a_package_that_proves_itself(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
     monkeypatch.setenv("HALLMARK_TRACKING", "off")
-    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
+    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)
     params = settings_of(preset)
     for number, (name, door) in enumerate(DOORS):
         key = f"{number:064d}"

@@ -49,7 +49,7 @@ def make_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStage:
     """Makes stages of the task `kind`, in a working directory of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
-    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
+    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)
 
     def make(
         name: str,

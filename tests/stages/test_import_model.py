@@ -47,7 +47,7 @@ def make_stage(name: str, init_from: str | None = f"hf:{PUBLISHED}", steps: int 
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
-    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
+    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)
     splits = ["train"] * 8 + ["validation"] * 4
     write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": [" ".join(SAMPLE)] * 12, "split": splits, "source": "a"}))
 

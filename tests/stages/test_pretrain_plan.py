@@ -33,7 +33,7 @@ def make_stage(name: str, price: float | None = None, depth: int = 1, **settings
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
-    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
+    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)
     splits = ["train", "train", "train", "validation"]
     write_table(CLEAN_DOCUMENTS, pd.DataFrame({"text": SONNETS, "split": splits, "source": "sonnets"}))
     import_model.main(make_stage("import"))

@@ -37,7 +37,7 @@ def encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The training tokens of each source of a project that is built up to `encode`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HALLMARK_HOME", str(tmp_path / ".hallmark"))
-    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)  # half a second
+    monkeypatch.setattr("pipeline.training.runtime.matmul_flops_per_second", lambda runtime: 1e12)
     (tmp_path / "own" / "verse").mkdir(parents=True)
     for place, sonnet in enumerate(SONNETS):
         (tmp_path / "own" / "verse" / f"{place}.txt").write_text(sonnet, encoding="utf-8")

@@ -82,7 +82,7 @@ def end_of(child: int, seconds: float = 60.0) -> int:
 
 def main(folder: Path) -> None:
     tiny_shard(), tiny_runtime()  # import and train here what every life needs
-    runtime.matmul_flops_per_second = lambda runtime, repeats=0: 1e12  # measuring it takes longer than a life
+    runtime.matmul_flops_per_second = lambda runtime: 1e12  # measuring it takes longer than a life
     scratch, moment = folder / "disturbed", random.Random(1)
     found: dict[str, list[int]] = {"ends": [], "torn": [], "done": [], "checkpoints": []}
     for life in range(STOPS + KILLS):

@@ -69,7 +69,7 @@ def on_ranks(work: Callable[[Ranks], None], count: int = 2, on_a_node: int = 2) 
 
 def _one_rank(work: Callable[[Ranks], None], rank: int, count: int, on_a_node: int, port: int) -> None:
     torch.set_num_threads(1)
-    machine.matmul_flops_per_second = lambda runtime, repeats=0: 1e12  # takes half a second
+    machine.matmul_flops_per_second = lambda runtime: 1e12  # takes a sixth of a second
     tells = {"RANK": rank, "LOCAL_RANK": rank % on_a_node, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": on_a_node}
     tells |= {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in tells.items()}

@@ -54,7 +54,8 @@ def ranks_of(folder: Path) -> list[int]:
 
 def test_each_rank_gets_the_environment_of_torchrun(tmp_path: Path) -> None:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
-    program = f"import os; print(*[os.environ[name] for name in {names}], int(os.environ['MASTER_PORT']) > 0)"
+    told = f"[*(os.environ[name] for name in {names}), str(int(os.environ['MASTER_PORT']) > 0)]"
+    program = f"import os; os.write(1, (' '.join({told}) + chr(10)).encode())"  # at once: both write into one pipe
     said, _ = launch(tmp_path, program).communicate()
     assert sorted(said.splitlines()) == ["0 0 2 2 127.0.0.1 True", "1 1 2 2 127.0.0.1 True", "None"]
 
