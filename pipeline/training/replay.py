@@ -7,6 +7,7 @@ numbers come from the same places of the generator: the bits are those of the st
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Replay:
         self.gradients: dict[Tensor, Tensor] = {}  # by parameter: the places that graphs add to
         self.ways: dict[Shapes, Backward] = {}  # what the next batch of these shapes is run by
         self.graphs = 0
-        self.pool: tuple[int, int] | None = None  # the memory that all graphs share, since one runs at a time
+        self.pool: Any = None  # the memory that all graphs share, since one runs at a time
 
     def begin_step(self) -> None:
         """Set the gradients to zero, in their places."""
@@ -86,7 +87,7 @@ class Replay:
 class _Graph:
     """What `backward` did with a batch, to be done again with others of its shapes."""
 
-    def __init__(self, backward: Backward, batch: Batch, pool: tuple[int, int] | None) -> None:
+    def __init__(self, backward: Backward, batch: Batch, pool: Any) -> None:
         self.graph = torch.cuda.CUDAGraph()
         self.batch = {name: value.clone() for name, value in batch.items()}
         with torch.cuda.graph(self.graph, pool=pool):
