@@ -36,11 +36,13 @@ TOY_PARAMS: dict[str, Any] = {
 }
 
 OUTSIDE = ("DVC_", "HALLMARK_", "MLFLOW_", "PREFECT_", "TORCHINDUCTOR_")  # variables that point out of the project
-# What stages import and takes time.
-LIBRARIES = ("torch._dynamo", "sklearn.linear_model", "sklearn.feature_extraction.text", "safetensors.torch")
-LIBRARIES += ("great_expectations", "jinja2", "mlflow.pyfunc", "sacrebleu", "tokenizers", "pyarrow.parquet")
-LIBRARIES += ("mlflow.utils.requirements_utils:_init_packages_to_modules_map",)  # reads all packages: a second
-LIBRARIES += ("dvc.repo", "dvc.cachemgr", "dvc.data_cloud", "dvc.lock", "dvc.scm", "scmrepo.git")
+# What stages import and takes time, and what MLflow finds by reading the files of all packages, for a second.
+LIBRARIES = (
+    *("torch._dynamo", "safetensors.torch", "tokenizers", "sacrebleu", "pyarrow.parquet"),
+    *("sklearn.linear_model", "sklearn.feature_extraction.text", "great_expectations", "jinja2"),
+    *("mlflow.pyfunc", "mlflow.utils.requirements_utils:_init_packages_to_modules_map"),
+    *("dvc.repo", "dvc.cachemgr", "dvc.data_cloud", "dvc.lock", "dvc.scm", "scmrepo.git"),
+)
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
 WARM = "TOY_WARM_PROGRAMS"  # names the folder of the program `python` that asks for a fork
 PYTHON = "TOY_PYTHON"  # names the program that starts anew
