@@ -25,7 +25,6 @@ from tests.training.tiny import tiny_config, tiny_runtime, tiny_shard, tiny_toke
 THREADS = {"cold": 2, "warm": 2, "alone": 1}
 # The gradients of norms and biases are sums. Other parts would only add to what is compiled.
 PARTS = {"norm": "layernorm", "biases": "all", "qk_norm": False, "positions": "none", "feed_forward": "relu"}
-PARTS |= {"norm_placement": "post"}  # no norm behind the blocks, which would be compiled by itself
 SHAPE = {"depth": 1, "hidden_size": 64, "num_heads": 1, "intermediate_size": 64, "context_length": 128}
 
 
