@@ -328,19 +328,29 @@ def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
     """The norm of all gradients together, the same on any number of threads; a GPU has one order of adding anyhow."""
     gradients = own_gradients(parameters)
     if gradients[0].is_cuda:
-        square = nn.utils.get_total_norm(gradients).square()
+        norm = nn.utils.get_total_norm(gradients)
     else:
-        square = torch.stack([steady_sum(gradient) for gradient in torch._foreach_mul(gradients, gradients)]).sum()
-    return sum_over_parts(parameters, square).sqrt()
+        norm = steady_norm(torch.stack([steady_norm(gradient) for gradient in gradients]))
+    return sum_over_parts(parameters, norm.square()).sqrt()
 
 
-def steady_sum(x: Tensor, chunk: int = 16_384) -> Tensor:
-    """The sum of all values in one order: torch splits a sum to one number over its threads from 32,768 values on."""
+def steady_sum(x: Tensor) -> Tensor:
+    """The sum of all values in one order."""
+    return _in_one_order(torch.sum, x)
+
+
+def steady_norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of all values, added up in one order."""
+    return _in_one_order(torch.linalg.vector_norm, x)
+
+
+def _in_one_order(reduce: Callable[..., Tensor], x: Tensor, chunk: int = 16_384) -> Tensor:
+    """Chunk by chunk: torch splits a reduction to one number over its threads from 32,768 values on."""
     x = x.flatten()
     while x.numel() > chunk:
         whole = x.numel() // chunk * chunk
-        x = torch.cat((x[:whole].view(-1, chunk).sum(dim=1), x[whole:].sum()[None]))
-    return x.sum()
+        x = torch.cat((reduce(x[:whole].view(-1, chunk), dim=1), reduce(x[whole:])[None]))
+    return reduce(x)
 
 
 class _SignalFlag:

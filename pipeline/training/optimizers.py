@@ -126,7 +126,7 @@ class Optimizers:
 def pretraining_optimizers(model: nn.Module, settings: Pretrain, schedule: Schedule) -> Optimizers:
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all."""
     matrices, tables, vectors = split_parameters(model)
-    given: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "eps": 1e-8, **one_kernel(model)}
+    given: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "eps": 1e-8, "fused": True}
     if settings.optimizer == "adamw":
         groups = [
             {"params": matrices, "weight_decay": settings.weight_decay},
@@ -135,12 +135,6 @@ def pretraining_optimizers(model: nn.Module, settings: Pretrain, schedule: Sched
         return Optimizers([torch.optim.AdamW(groups, **given)], schedule)
     muon = Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
     return Optimizers([muon, torch.optim.AdamW(tables + vectors, weight_decay=0.0, **given)], schedule)
-
-
-def one_kernel(model: nn.Module) -> dict[str, Any]:
-    """How AdamW updates many tensors at once: on a GPU in one kernel, elsewhere operation by operation."""
-    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
-    return {"fused": True} if on_gpu else {"foreach": True}
 
 
 def finetuning_optimizers(
@@ -162,7 +156,7 @@ def finetuning_optimizers(
         groups += _by_factor(vectors, factors, peak, 0.0)
     if of_experts := [parameter for expert in experts for parameter in expert.parameters()]:
         groups += _by_factor(of_experts, {}, settings.ngram_learning_rate, 0.0)
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **one_kernel(body))]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, fused=True)]
     return Optimizers([*([Muon(of_muon, settings.muon_learning_rate)] if of_muon else []), *optimizers], schedule)
 
 

@@ -47,7 +47,7 @@ def test_by_default_every_weight_learns_with_one_rate_for_the_body_and_one_for_t
         matrices, tables, vectors = split_parameters(part)
         groups.append({"params": matrices + tables, "lr": rate, "weight_decay": 0.01})
         groups.append({"params": vectors, "lr": rate, "weight_decay": 0.0})
-    adamw = torch.optim.AdamW(groups, foreach=True)
+    adamw = torch.optim.AdamW(groups, fused=True)
     scheduled = torch.optim.lr_scheduler.LambdaLR(adamw, schedule)
 
     def plain(_: int) -> None:

@@ -1,0 +1,94 @@
+"""Attention with its gradient written out, against autograd's through the formula. Legend: see the module."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.model.attention import attend, memory_bias, visible_bias
+from pipeline.model.attention_gradient import HALVES_PAY_FROM, attend_with_gradient
+
+Answer = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+by_autograd: Answer = attend
+with_gradient: Answer = attend_with_gradient
+of_earlier_positions: Answer = partial(attend_with_gradient, causal=True)
+
+
+class Inputs(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    dy: Tensor
+
+
+def random_inputs(queries: int, keys: int) -> Inputs:
+    torch.manual_seed(0)
+    q, dy = torch.randn(2, 2, 3, queries, 8, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 3, keys, 8, dtype=torch.float64)
+    return Inputs(q, k, v, dy)
+
+
+def causal_bias(length: int) -> Tensor:
+    places = torch.arange(length)[None]
+    bias = visible_bias(places, places, causal=True)
+    assert bias is not None
+    return bias.double()
+
+
+def answer_and_gradients(attention: Answer, inputs: Inputs, bias: Tensor | None) -> tuple[Tensor, ...]:
+    """y, dq, dk, dv, and dbias if it asks for one."""
+    q, k, v = (each.detach().requires_grad_() for each in inputs[:3])
+    answer = attention(q, k, v, bias, 0.4)
+    wanted = [q, k, v, bias] if bias is not None and bias.requires_grad else [q, k, v]
+    return answer, *torch.autograd.grad(answer, wanted, inputs.dy)
+
+
+def assert_the_same(attention: Answer, inputs: Inputs, bias: Tensor | None) -> None:
+    expected = answer_and_gradients(by_autograd, inputs, bias)
+    torch.testing.assert_close(answer_and_gradients(attention, inputs, bias), expected)
+
+
+@pytest.mark.parametrize("length", [1, 7, HALVES_PAY_FROM, HALVES_PAY_FROM + 1, HALVES_PAY_FROM + 6])
+def test_of_earlier_positions(length: int) -> None:
+    assert_the_same(of_earlier_positions, random_inputs(length, length), causal_bias(length))
+
+
+def test_of_all_positions() -> None:
+    assert_the_same(with_gradient, random_inputs(9, 9), None)
+
+
+@pytest.mark.parametrize("queries", [9, 5])
+def test_of_all_but_padding(queries: int) -> None:
+    visible, places = torch.arange(9) < torch.tensor([[9], [4]]), torch.arange(9)[None]
+    own = visible_bias(places, places, causal=False, visible_BS=visible)
+    assert_the_same(with_gradient, random_inputs(queries, 9), own if queries == 9 else memory_bias(visible))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (1, 3, 6, 6)])
+def test_a_learned_bias_gets_its_gradient(shape: tuple[int, ...]) -> None:
+    assert_the_same(with_gradient, random_inputs(6, 6), torch.randn(shape, dtype=torch.float64, requires_grad=True))
+
+
+def test_in_bfloat16_it_is_about_as_exact_as_autograd() -> None:
+    length = 2 * HALVES_PAY_FROM
+    inputs, bias = random_inputs(length, length), causal_bias(length)
+    exact = answer_and_gradients(by_autograd, inputs, bias)
+    low, wide = Inputs(*(each.bfloat16() for each in inputs)), bias.float()
+    ours, autograds = (answer_and_gradients(way, low, wide) for way in (of_earlier_positions, by_autograd))
+    for name, truth, found, plain in zip(("y", "dq", "dk", "dv"), exact, ours, autograds, strict=True):
+        error, allowed = ((each.double() - truth).norm() / truth.norm() for each in (found, plain))
+        assert error < 1.2 * allowed, f"{name}: {error:.2e}, by autograd {allowed:.2e}"
+
+
+def test_the_scores_that_nobody_sees_are_left_out() -> None:
+    """The later half of the keys is never asked for by the earlier half of the queries: not even a NaN there is met."""
+    q, k, v, _ = random_inputs(HALVES_PAY_FROM, HALVES_PAY_FROM)
+    half = HALVES_PAY_FROM // 2
+    k[:, :, half:] = math.nan
+    y = of_earlier_positions(q, k, v, causal_bias(HALVES_PAY_FROM), 0.4)
+    assert y[:, :, :half].isfinite().all()
+    assert y[:, :, half:].isnan().all()
