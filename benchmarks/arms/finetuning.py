@@ -29,8 +29,8 @@ Settings = dict[str, Any]
 
 
 def hallmark(clock: Clock, settings: Settings) -> None:
-    """The real task and the real loop."""
-    finetune = Finetune(batch_size=settings["batch"], max_tokens=settings["max_tokens"])
+    """The real task and the real loop; without classifiers of n-grams, which `Trainer` has none of."""
+    finetune = Finetune(batch_size=settings["batch"], max_tokens=settings["max_tokens"], ngrams=False)
     config, tokenizer = _config(settings), make_tokenizer(settings["vocab_size"])
     task = Classification(
         _rows(settings, tokenizer), "random texts", tokenizer, Task(labels_per_class=None), finetune,
