@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.common.params import Model
 from pipeline.model.attention import attend, memory_bias, visible_bias
 from pipeline.model.attention_gradient import HALVES_PAY_FROM, attend_with_gradient
+from pipeline.model.config import derive_config
+from pipeline.model.transformer import Transformer
 
 Answer = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 by_autograd: Answer = attend
@@ -92,3 +95,28 @@ def test_the_scores_that_nobody_sees_are_left_out() -> None:
     y = of_earlier_positions(q, k, v, causal_bias(HALVES_PAY_FROM), 0.4)
     assert y[:, :, :half].isfinite().all()
     assert y[:, :, half:].isnan().all()
+
+
+@pytest.mark.parametrize(("preset", "num_kv_heads"), [("qwen3", 1), ("bert", None), ("t5", None)])
+def test_a_network_that_is_compiled_learns_by_it(
+    preset: str, num_kv_heads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In causal halves with shared keys, with padding, and with learned scores of positions and a memory."""
+    length = HALVES_PAY_FROM
+    shape = {"depth": 1, "hidden_size": 16, "num_heads": 2, "num_kv_heads": num_kv_heads, "context_length": length}
+    config, _ = derive_config(Model.model_validate(shape | {"preset": preset}), 40)
+    torch.manual_seed(0)
+    model = Transformer(config).double()
+    ids = torch.randint(40, (2, length))
+    padding = None if preset == "qwen3" else torch.arange(length) < torch.tensor([[length], [90]])
+    targets = ids[:, :50] if preset == "t5" else None
+
+    def gradients() -> dict[str, Tensor | None]:
+        model.zero_grad()
+        model(ids, padding, targets).logsumexp(dim=-1).sum().backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    expected = gradients()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr("pipeline.model.attention.attend", None)  # nobody calls it now
+    torch.testing.assert_close(gradients(), expected)
