@@ -48,9 +48,10 @@ def attention_weights(q_BHTK: Tensor, k_BHSK: Tensor, bias: Tensor | None, scale
 def attend(
     q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias: Tensor | None, scale: float, dropout_share: float = 0.0
 ) -> Tensor:
-    """Attention written out: the reference that every fast path is tested against, and what a CPU uses.
+    """Attention written out: the reference that every fast path is tested against.
 
-    It trains faster there than `scaled_dot_product_attention`, whose CPU backward costs more than the two products.
+    A CPU uses it, but for training that is compiled, see `attend_with_gradient`. It trains faster there than
+    `scaled_dot_product_attention`, whose CPU backward costs more than the two products.
     """
     weights_BHTS = attention_weights(q_BHTK, k_BHSK, bias, scale).to(v_BHSK.dtype)
     if dropout_share:
@@ -165,7 +166,7 @@ class Attention(nn.Module):
         if q_BHTK.device.type != "cpu" and self.recorded is None:
             return attend_fast(q_BHTK, k_BGSK, v_BGSK, sight, self.scale, dropout_share)
         k_BHSK, v_BHSK = self._for_each_head(k_BGSK), self._for_each_head(v_BGSK)
-        if torch.compiler.is_compiling() and not dropout_share:
+        if self.training and not dropout_share and torch.compiler.is_compiling():
             return attend_with_gradient(q_BHTK, k_BHSK, v_BHSK, sight.bias, self.scale, causal=sight.causal)
         if self.recorded is not None:
             self.recorded.append(attention_weights(q_BHTK, k_BHSK, sight.bias, self.scale))
