@@ -183,6 +183,14 @@ class Model(Section):
     biases: Biases | None = Field(None, description="which linear layers have biases")
     qk_norm: bool | None = Field(None, description="normalise queries and keys in each head")
     sliding_window: Positive | None = Field(None, description="see only keys nearer than this; null: as the preset")
+    ngram_sizes: list[Annotated[int, Field(ge=2)]] | None = Field(
+        None,
+        description="add to each token's vector those of its n-grams, of so many tokens each: [2], or [2, 3, 4] for "
+        "characters; null: none",
+    )
+    ngram_buckets: Positive | None = Field(
+        None, description="vectors for the n-grams of each size, which share them by a hash; null: 32,768"
+    )
     tied_embeddings: bool | None = Field(None, description="share the token embedding with the output head")
     dropout: Share = Field(0.0, description="dropout in pretraining, on embeddings and on each block's outputs")
     attention_dropout: Share = Field(0.0, description="dropout in pretraining, on attention weights")

@@ -1,7 +1,7 @@
 """Multi-head attention: self- and cross-, with any position scheme, any mask and grouped keys.
 
-Legend: B batch, T query positions, S key positions, D hidden size, H heads, G heads of keys and values, K head
-dimension.
+Legend: B batch, T query positions, S key positions, R queries that are asked for, D hidden size, H heads, G heads of
+keys and values, K head dimension.
 """
 
 import math
@@ -37,6 +37,23 @@ class Sight(NamedTuple):
     rotary: tuple[Tensor, Tensor] | None = None
     positions_BT: Tensor | None = None
     blocks: Any = None
+
+    def at(self, asked_BR: Tensor) -> "Sight":
+        """What the queries at these places see, int64 places in T."""
+
+        def rows(x: Tensor) -> Tensor:
+            """(B or 1, H or 1, T or 1, N) to (B, H or 1, R, N), or as it is where all queries are alike."""
+            if x.size(2) == 1:
+                return x
+            return take_places(x.transpose(1, 2).expand(len(asked_BR), -1, -1, -1), asked_BR).transpose(1, 2)
+
+        rotary = None if self.rotary is None else (rows(self.rotary[0]), rows(self.rotary[1]))
+        return Sight(None if self.bias is None else rows(self.bias), rotary=rotary)
+
+
+def take_places(x_BTD: Tensor, asked_BR: Tensor) -> Tensor:
+    """Of each row the vectors at these places of T, int64, (B, R, D); T is followed by any dimensions."""
+    return x_BTD[torch.arange(len(asked_BR), device=x_BTD.device)[:, None], asked_BR]
 
 
 def attention_weights(q_BHTK: Tensor, k_BHSK: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -139,10 +156,21 @@ class Attention(nn.Module):
         self.k_norm = norm(head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x_BTD: Tensor, sight: Sight, memory_BSD: Tensor | None = None, cache: KeyValues | None = None
+        self,
+        x_BTD: Tensor,
+        sight: Sight,
+        memory_BSD: Tensor | None = None,
+        cache: KeyValues | None = None,
+        asked_BR: Tensor | None = None,
     ) -> Tensor:
-        """Queries from x, keys and values from x too or from a memory; with a cache also from earlier calls."""
-        q_BHTK = self.q_norm(self._split(self.q_proj(x_BTD), self.heads))
+        """Queries from x, keys and values from x too or from a memory; with a cache also from earlier calls.
+
+        `asked_BR` are the places in T whose answers are wanted, (B, R, D); None: all.
+        """
+        asking_BTD, asked = x_BTD, sight
+        if asked_BR is not None:
+            asking_BTD, asked = take_places(x_BTD, asked_BR), sight.at(asked_BR)
+        q_BHTK = self.q_norm(self._split(self.q_proj(asking_BTD), self.heads))
         if memory_BSD is not None and cache is not None and cache.filled:
             k_BGSK, v_BGSK = cache.keys, cache.values
         else:
@@ -154,9 +182,9 @@ class Attention(nn.Module):
             k_BGSK = k_BGSK.to(v_BGSK.dtype)
             if cache is not None:
                 k_BGSK, v_BGSK = cache.update(k_BGSK, v_BGSK, None if memory_BSD is not None else sight.positions_BT)
-        if sight.rotary is not None:
-            q_BHTK = rotate(q_BHTK, *sight.rotary)
-        y_BHTK = self._attend(q_BHTK.to(v_BGSK.dtype), k_BGSK, v_BGSK, sight)
+        if asked.rotary is not None:
+            q_BHTK = rotate(q_BHTK, *asked.rotary)
+        y_BHTK = self._attend(q_BHTK.to(v_BGSK.dtype), k_BGSK, v_BGSK, asked)
         return self.o_proj(y_BHTK.transpose(1, 2).flatten(2))
 
     def _attend(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, sight: Sight) -> Tensor:

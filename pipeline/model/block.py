@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.attention import Attention, Sight, memory_bias, visible_bias, visible_blocks
+from pipeline.model.attention import Attention, Sight, memory_bias, take_places, visible_bias, visible_blocks
 from pipeline.model.cache import DecoderCache, KeyValues
 from pipeline.model.config import ModelConfig
 from pipeline.model.feed_forward import FeedForward
@@ -49,8 +49,14 @@ class Block(nn.Module):
         memory_sight: Sight | None = None,
         cache: KeyValues | None = None,
         memory_cache: KeyValues | None = None,
+        asked_BR: Tensor | None = None,
     ) -> Tensor:
-        x_BTD = self._add(x_BTD, self.attention_norm, lambda y_BTD: self.attention(y_BTD, sight, None, cache))
+        """x_BTD, or what stands at `asked_BR`, places in T, (B, R, D)."""
+
+        def attend(y_BTD: Tensor) -> Tensor:
+            return self.attention(y_BTD, sight, None, cache, asked_BR)
+
+        x_BTD = self._add(x_BTD, self.attention_norm, attend, asked_BR)
         if self.cross_attention is not None and self.cross_attention_norm is not None and memory_sight is not None:
             across = self.cross_attention
             x_BTD = self._add(
@@ -58,10 +64,13 @@ class Block(nn.Module):
             )
         return self._add(x_BTD, self.feed_forward_norm, self.feed_forward)
 
-    def _add(self, x_BTD: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
+    def _add(
+        self, x_BTD: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], asked_BR: Tensor | None = None
+    ) -> Tensor:
+        stream_BTD = x_BTD if asked_BR is None else take_places(x_BTD, asked_BR)
         if self.post:
-            return norm(x_BTD + self.dropout(part(x_BTD)))
-        return x_BTD + self.dropout(part(norm(x_BTD)))
+            return norm(stream_BTD + self.dropout(part(x_BTD)))
+        return stream_BTD + self.dropout(part(norm(x_BTD)))
 
 
 class Stack(nn.Module):
@@ -103,6 +112,7 @@ class Stack(nn.Module):
         documents_BT: Tensor | None = None,
         memory: Memory | None = None,
         cache: DecoderCache | None = None,
+        asked_BR: Tensor | None = None,
     ) -> Tensor:
         """Embedded tokens to the states after the last norm, x_BTD.
 
@@ -114,6 +124,8 @@ class Stack(nn.Module):
             documents_BT: int64, which of the documents in its row each token is of; none sees another's. Without cache.
             memory: the encoder's states, for a decoder with cross-attention.
             cache: keys and values of earlier calls; the new ones are written into it.
+            asked_BR: int64, the places in T whose states are wanted, x_BRD: the last block makes no others, and of the
+                others only keys and values. None: all.
         """
         sights = self._sights(positions_BT, visible_BS, prefix_BS, documents_BT, cache)
         states = memory_sight = None
@@ -122,7 +134,8 @@ class Stack(nn.Module):
         for layer, block in enumerate(self.blocks):
             own = cache.own[layer] if cache is not None else None
             across = cache.memory[layer] if cache is not None and cache.memory else None
-            x_BTD = block(x_BTD, sights[self.windows[layer]], states, memory_sight, own, across)
+            asked = asked_BR if layer + 1 == len(self.blocks) else None
+            x_BTD = block(x_BTD, sights[self.windows[layer]], states, memory_sight, own, across, asked)
         return self.norm(x_BTD)
 
     def _sights(

@@ -55,10 +55,15 @@ class KeyValues:
 
 @dataclass
 class DecoderCache:
-    """The caches of a decoder's blocks: of self-attention, and of cross-attention if there is an encoder."""
+    """The caches of a decoder's blocks: of self-attention, and of cross-attention if there is an encoder.
+
+    Attributes:
+        ids_BS: int64, the token that was read at each position, for a network that looks n-grams up; or None.
+    """
 
     own: list[KeyValues]
     memory: list[KeyValues] = field(default_factory=list)
+    ids_BS: Tensor | None = None
 
     @classmethod
     def empty(
@@ -68,15 +73,25 @@ class DecoderCache:
         shape = (rows, config.kv_heads, length, config.head_dim)
         layers = config.decoder_layers
         own = [KeyValues(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))) for _ in range(layers)]
-        return cls(own, [KeyValues() for _ in range(layers)] if config.encoder_layers else [])
+        memory = [KeyValues() for _ in range(layers)] if config.encoder_layers else []
+        ids_BS = torch.zeros(rows, length, dtype=torch.int64, device=device) if config.ngram_sizes else None
+        return cls(own, memory, ids_BS)
 
     @property
     def length(self) -> int:
         return self.own[0].keys.size(2)
 
+    def read(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor | None:
+        """Write down new tokens; returns `ids_BS`."""
+        if self.ids_BS is not None:
+            self.ids_BS[torch.arange(len(ids_BT), device=ids_BT.device)[:, None], positions_BT] = ids_BT
+        return self.ids_BS
+
     def take(self, rows_B: Tensor) -> None:
         for key_values in (*self.own, *self.memory):
             key_values.take(rows_B)
+        if self.ids_BS is not None:
+            self.ids_BS = self.ids_BS[rows_B]
 
     def spread(self, rows_B: Tensor, length: int) -> "DecoderCache":
         """A new cache of a decoder with room for `length` positions, whose rows begin as these rows do."""
@@ -88,4 +103,8 @@ class DecoderCache:
                 new[:, :, : self.length] = old[rows_B]
                 both.append(new)
             own.append(KeyValues(*both))
-        return DecoderCache(own)
+        ids_BS = None
+        if self.ids_BS is not None:
+            ids_BS = self.ids_BS.new_zeros(len(rows_B), length)
+            ids_BS[:, : self.length] = self.ids_BS[rows_B]
+        return DecoderCache(own, ids_BS=ids_BS)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.common.params import Model
 
 HEAD_DIM = 64
+NGRAM_BUCKETS = 32_768
 GATED = ("swiglu", "geglu", "geglu_tanh")
 
 
@@ -27,6 +28,8 @@ class ModelConfig:
         sliding_window: keys at a distance of this or more are not seen; None: all are.
         global_every: with a sliding window, every so many layers one sees everything, the first among them;
             1: every layer has the window.
+        ngram_sizes: tokens of the n-grams whose vectors are added to their last token's, ascending; none: ().
+        ngram_buckets: rows of the table of each size.
         segments: kinds of segment (BERT's sentence A and B); 0: none.
         pair_head: BERT's pooler and its head for next-sentence prediction.
         head: what predicts tokens: linear, or BERT's transform before it.
@@ -55,6 +58,8 @@ class ModelConfig:
     qk_norm: bool = True
     sliding_window: int | None = None
     global_every: int = 1
+    ngram_sizes: tuple[int, ...] = ()
+    ngram_buckets: int = NGRAM_BUCKETS
     segments: int = 0
     pair_head: bool = False
     embedding_norm: bool = False
@@ -77,6 +82,8 @@ class ModelConfig:
             problems.add(f"hidden_size / num_heads = {self.head_dim} is odd; rotary positions turn pairs")
         if self.num_heads % self.kv_heads:
             problems.add(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.kv_heads}")
+        if list(self.ngram_sizes) != sorted({size for size in self.ngram_sizes if size > 1}):
+            problems.add(f"ngram_sizes {list(self.ngram_sizes)}: allowed are numbers from 2 on, each once, ascending")
         problems.raise_if_any(fix="change these keys of model in params.yaml")
 
     @property
@@ -101,7 +108,7 @@ class ModelConfig:
         return None if is_global else self.sliding_window
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"ngram_sizes": list(self.ngram_sizes)}  # as JSON gives it back
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
@@ -110,6 +117,8 @@ class ModelConfig:
             raise HallmarkError(
                 f"unknown keys {', '.join(unknown)}; {allowed(sorted(names))}", where="config.json: model"
             )
+        if "ngram_sizes" in values:  # JSON knows lists only
+            values = values | {"ngram_sizes": tuple(values["ngram_sizes"])}
         return cls(**values)
 
 
@@ -141,6 +150,8 @@ def derive_config(model: "Model", vocab_size: int, pair_head: bool = False) -> t
         name: f"{parts[name]} ({'set' if set_parts[name] is not None else f'preset {model.preset}'})"
         for name in PART_CHOICES
     }
+    if model.ngram_sizes:
+        derived["ngram_sizes"] = f"{model.ngram_sizes}, {model.ngram_buckets or NGRAM_BUCKETS} vectors each (set)"
     if pair_head:
         parts["segments"] = max(2, parts.get("segments", 0))
     config = ModelConfig(
@@ -154,6 +165,8 @@ def derive_config(model: "Model", vocab_size: int, pair_head: bool = False) -> t
         dropout=model.dropout,
         attention_dropout=model.attention_dropout,
         pair_head=pair_head,
+        ngram_sizes=tuple(model.ngram_sizes or ()),
+        ngram_buckets=model.ngram_buckets or NGRAM_BUCKETS,
         **parts,
     )
     return config, derived

@@ -13,11 +13,12 @@ from pipeline.common.errors import HallmarkError
 from pipeline.model.block import Memory, Stack, make_norm
 from pipeline.model.cache import DecoderCache
 from pipeline.model.config import ModelConfig
+from pipeline.model.ngram_embedding import NgramEmbedding
 from pipeline.model.positions import document_positions, sinusoidal_table
 
 
 class Embedding(nn.Module):
-    """Token ids, their positions and their segments to vectors."""
+    """Token ids, their n-grams, their positions and their segments to vectors."""
 
     table_TD: Tensor
 
@@ -25,6 +26,8 @@ class Embedding(nn.Module):
         super().__init__()
         self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
         self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        sizes, buckets = config.ngram_sizes, config.ngram_buckets
+        self.ngrams = NgramEmbedding(sizes, buckets, config.hidden_size) if sizes else None
         learned = config.positions == "learned"
         self.positions = nn.Embedding(config.context_length, config.hidden_size) if learned else None
         self.segments = nn.Embedding(config.segments, config.hidden_size) if config.segments else None
@@ -35,11 +38,22 @@ class Embedding(nn.Module):
         )
         self.register_buffer("table_TD", table, persistent=False)
 
-    def forward(self, ids_BT: Tensor, positions_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
-        """int64 ids, positions (B may be 1) and segments (None: all 0) to x_BTD."""
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor,
+        segments_BT: Tensor | None = None,
+        read_BS: Tensor | None = None,
+    ) -> Tensor:
+        """int64 ids, positions (B may be 1) and segments (None: all 0) to x_BTD.
+
+        `read_BS` are all ids of each text by their positions, these among them; None: there are no others.
+        """
         x_BTD = self.tokens(ids_BT)
         if self.scale != 1.0:
             x_BTD = x_BTD * self.scale
+        if self.ngrams is not None:
+            x_BTD = x_BTD + self.ngrams(ids_BT, positions_BT, read_BS)
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(positions_BT)
         elif self.table_TD is not None:
@@ -121,6 +135,9 @@ class Transformer(nn.Module):
                     module.weight.data.div_(math.sqrt(self.config.head_dim))
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        if self.embedding.ngrams is not None:
+            for table in self.embedding.ngrams.parameters():
+                nn.init.zeros_(table)
         for stack in filter(None, (self.encoder, self.decoder)):
             ends = ("o_proj.weight", "down_proj.weight")
             writers = [weight for name, weight in stack.named_parameters() if name.endswith(ends)]
@@ -139,6 +156,7 @@ class Transformer(nn.Module):
         segments_BT: Tensor | None = None,
         prefix_BS: Tensor | None = None,
         documents_BT: Tensor | None = None,
+        asked_BR: Tensor | None = None,
     ) -> Tensor:
         """Token ids to x_BTD after the last norm: of the decoder, or of the encoder where there is one.
 
@@ -151,6 +169,7 @@ class Transformer(nn.Module):
                 documents share a row and each token is given its own document's.
             documents_BT: int64, where documents share a row: which one each token is of. Each document is then as
                 alone: its positions begin at 0, and it sees nothing of the others.
+            asked_BR: int64, the places in T whose states are wanted, x_BRD; None: all. Not with documents.
 
         Raises:
             HallmarkError: T is longer than the context.
@@ -160,9 +179,11 @@ class Transformer(nn.Module):
             positions_BT = document_positions(documents_BT)
         x_BTD = self.embedding(ids_BT, positions_BT, segments_BT)
         if self.encoder is not None:
-            return self.encoder(x_BTD, positions_BT, attention_mask_BT, documents_BT=documents_BT)
+            return self.encoder(x_BTD, positions_BT, attention_mask_BT, documents_BT=documents_BT, asked_BR=asked_BR)
         assert self.decoder is not None
-        return self.decoder(x_BTD, positions_BT, attention_mask_BT, prefix_BS=prefix_BS, documents_BT=documents_BT)
+        return self.decoder(
+            x_BTD, positions_BT, attention_mask_BT, prefix_BS=prefix_BS, documents_BT=documents_BT, asked_BR=asked_BR
+        )
 
     def encode(self, ids_BS: Tensor, attention_mask_BS: Tensor | None = None) -> Memory:
         """A source text to what the decoder looks at."""
@@ -175,6 +196,7 @@ class Transformer(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         cache: DecoderCache | None = None,
+        asked_BR: Tensor | None = None,
     ) -> Tensor:
         """Token ids to the decoder's states x_BTD.
 
@@ -183,12 +205,14 @@ class Transformer(nn.Module):
             memory: of `encode`, for an encoder-decoder.
             positions_BT: int64, where the ids stand; needed with a cache.
             cache: keys and values of what came before; the new ones are written into it.
+            asked_BR: int64, the places in T whose states are wanted, x_BRD; None: all.
         """
         assert self.decoder is not None, "an encoder decodes nothing"
         if positions_BT is None:
             positions_BT = self._positions(ids_BT)
-        x_BTD = self.embedding(ids_BT, positions_BT)
-        return self.decoder(x_BTD, positions_BT, memory=memory, cache=cache)
+        read_BS = None if cache is None else cache.read(ids_BT, positions_BT)
+        x_BTD = self.embedding(ids_BT, positions_BT, read_BS=read_BS)
+        return self.decoder(x_BTD, positions_BT, memory=memory, cache=cache, asked_BR=asked_BR)
 
     def forward(
         self, ids_BT: Tensor, attention_mask_BT: Tensor | None = None, target_ids_BT: Tensor | None = None

@@ -16,7 +16,7 @@ from pipeline.prompting.demonstrations import rank_similar, take, take_diverse
 from pipeline.prompting.influence import Example, gradient_products
 from pipeline.prompting.scoring import Scorer
 from pipeline.tasks.batches import pad_rows
-from pipeline.tasks.classification import pool as pool_vectors
+from pipeline.tasks.classification import mean_vectors
 
 ROWS = 16
 
@@ -89,5 +89,5 @@ def text_vectors(model: Transformer, texts: Sequence[list[int]]) -> np.ndarray:
         some = order[first : first + ROWS]
         ids_BT, lengths_B = pad_rows([texts[n] for n in some], len(some), max(len(texts[n]) for n in some), 0)
         x_BTD = model.hidden_states(ids_BT.to(device)).float()
-        vectors_ND[some] = pool_vectors(x_BTD, lengths_B.to(device), "mean").cpu().numpy()
+        vectors_ND[some] = mean_vectors(x_BTD, lengths_B.to(device)).cpu().numpy()
     return vectors_ND

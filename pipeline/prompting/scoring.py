@@ -97,9 +97,9 @@ class Scorer:
         places_T = torch.arange(ids_BT.size(1), device=self.device)
         # Padding behind a short row is kept inside the cache; the row itself never sees it.
         positions_BT = (starts_B1 + places_T).clamp(max=cache.length - 1)
-        x_BTD = self.model.decode(ids_BT.to(self.device), positions_BT=positions_BT, cache=cache)
-        last_BD = x_BTD[torch.arange(len(rest), device=self.device), counts_B - 1]
-        first_BV = self.model.logits(last_BD).float().log_softmax(dim=-1)
+        last_B1 = counts_B[:, None] - 1
+        x_B1D = self.model.decode(ids_BT.to(self.device), positions_BT=positions_BT, cache=cache, asked_BR=last_B1)
+        first_BV = self.model.logits(x_B1D[:, 0]).float().log_softmax(dim=-1)
         ends_B1 = starts_B1 + counts_B[:, None]
         found = [first_BV[:, answer[0]] + self._rest_of(answer, ends_B1, cache) for answer in answers]
         return torch.stack(found, dim=1).cpu().numpy()

@@ -80,9 +80,11 @@ class TextClassifier(nn.Module):
 
     def each(self, ids_BT: Tensor, lengths_B: Tensor, *ngrams_BG: Tensor) -> list[Tensor]:
         """The logits_BC of the network, and of each expert."""
-        x_BTD = token_vectors(self.body, ids_BT, lengths_B, self.separator)
+        asked_B1 = pooled_places(lengths_B, self.pooling)
+        x_BTD = token_vectors(self.body, ids_BT, lengths_B, self.separator, asked_B1)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            own_BC = self.head(self.dropout(pool(x_BTD.float(), lengths_B, self.pooling)))
+            x_BD = mean_vectors(x_BTD.float(), lengths_B) if asked_B1 is None else x_BTD[:, 0].float()
+            own_BC = self.head(self.dropout(x_BD))
         return [own_BC, *(expert(numbers) for expert, numbers in zip(self.experts, ngrams_BG, strict=True))]
 
     def together(self, logits: Sequence[Tensor]) -> Tensor:
@@ -90,15 +92,18 @@ class TextClassifier(nn.Module):
         return opinion_pool(logits, self.weights) if self.experts else logits[0]
 
 
-def pool(x_BTD: Tensor, lengths_B: Tensor, pooling: str) -> Tensor:
-    """The text vectors x_BD of token vectors; only the first `lengths_B` of each row count."""
-    counts_B = lengths_B.clamp(min=1)  # rows that only fill the batch have none
-    if pooling == "first":
-        return x_BTD[:, 0]
-    if pooling == "last":
-        return x_BTD[torch.arange(len(x_BTD), device=x_BTD.device), counts_B - 1]
+def pooled_places(lengths_B: Tensor, pooling: str) -> Tensor | None:
+    """The place of the token whose vector stands for its text, int64 (B, 1); None: all of its tokens do."""
+    if pooling == "mean":
+        return None
+    places_B = torch.zeros_like(lengths_B) if pooling == "first" else (lengths_B - 1).clamp(min=0)
+    return places_B[:, None]
+
+
+def mean_vectors(x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+    """The mean x_BD of the first `lengths_B` vectors of each row; rows that only fill the batch have none, and 0."""
     valid_BT = torch.arange(x_BTD.size(1), device=x_BTD.device) < lengths_B[:, None]
-    return (x_BTD * valid_BT[..., None]).sum(dim=1) / counts_B[:, None]
+    return (x_BTD * valid_BT[..., None]).sum(dim=1) / lengths_B.clamp(min=1)[:, None]
 
 
 def drop_tokens(ids_BT: Tensor, lengths_B: Tensor, share: float, separator: int | None = None) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """What the kinds of task share: a body's token vectors, a trained model's folder, and how it is asked.
 
-Legend: B rows of a batch, T positions, D hidden size.
+Legend: B rows of a batch, T positions, R those whose vectors are wanted, D hidden size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,14 @@ MEASURED_ROWS = 32  # rows at once in validation
 PREDICTED_ROWS = {"cpu": 1, "cuda": 64}  # rows at once in prediction
 
 
-def token_vectors(body: Transformer, ids_BT: Tensor, lengths_B: Tensor, separator: int | None = None) -> Tensor:
-    """Token ids (int64, padded on the right) and their counts to x_BTD.
+def token_vectors(
+    body: Transformer,
+    ids_BT: Tensor,
+    lengths_B: Tensor,
+    separator: int | None = None,
+    asked_BR: Tensor | None = None,
+) -> Tensor:
+    """Token ids (int64, padded on the right) and their counts to x_BTD, or to x_BRD, those at `asked_BR` alone.
 
     `separator` stands between two texts; a network that has segments tells them apart. None: there is one text.
     """
@@ -33,7 +39,7 @@ def token_vectors(body: Transformer, ids_BT: Tensor, lengths_B: Tensor, separato
     segments_BT = None
     if separator is not None and body.config.segments > 1:
         segments_BT = segments_of(ids_BT, separator)
-    return body.hidden_states(ids_BT, visible_BT, segments_BT=segments_BT)
+    return body.hidden_states(ids_BT, visible_BT, segments_BT=segments_BT, asked_BR=asked_BR)
 
 
 def segments_of(ids_BT: Tensor, separator: int) -> Tensor:

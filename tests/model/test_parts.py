@@ -56,6 +56,7 @@ OTHER_PARTS: dict[str, dict[str, Any]] = {  # than those of any preset
     "alibi": {"positions": "alibi"},
     "window": {"sliding_window": 3},
     "grouped": {"num_kv_heads": 1},
+    "ngrams": {"ngram_sizes": (2, 3), "ngram_buckets": 50},
 }
 
 
@@ -332,6 +333,23 @@ def test_padding_on_the_right_changes_nothing(preset: str) -> None:
     states = model.hidden_states(padded, padded != 0)
     torch.testing.assert_close(states[:, :4], model.hidden_states(text), atol=1e-5, rtol=1e-5)
     assert states.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *OTHER_PARTS])
+def test_states_that_are_asked_for_are_those_of_the_whole(name: str) -> None:
+    """Of a row's places several, in any order; and so are their gradients, though the last block makes no others."""
+    model = preset_model(name) if name in PRESETS else tiny_model(**OTHER_PARTS[name])
+    ids, asked_BR = torch.stack([IDS[0], IDS[0].flip(0)]), torch.tensor([[7, 2], [0, 11]])
+    visible_BT = torch.tensor([[9], [12]]) > IDS
+
+    def states(asked_BR: Tensor | None) -> Tensor:
+        return model.hidden_states(ids, visible_BT, asked_BR=asked_BR)
+
+    found, expected = states(asked_BR), states(None)[torch.arange(2)[:, None], asked_BR]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    weight = model.embedding.tokens.weight
+    gradients = [torch.autograd.grad(some.square().sum(), weight)[0] for some in (found, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-3)
 
 
 def test_a_prefix_is_seen_by_all_and_the_rest_only_by_what_follows() -> None:

@@ -25,7 +25,6 @@ from pipeline.tasks.classification import (
     classification_loss,
     drop_tokens,
     load_classifier,
-    pool,
 )
 from pipeline.tasks.encoding import encode_rows
 from pipeline.tasks.kinds import KINDS
@@ -73,16 +72,20 @@ def random_classifier(config: ModelConfig, pooling: str = "mean", classes: int =
     return model.eval()
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
 def test_pooling_is_what_its_name_says_and_padding_changes_nothing(config: ModelConfig, pooling: str) -> None:
-    x_BTD = torch.randn(2, 5, 4)
-    found = pool(x_BTD, torch.tensor([3, 5]), pooling)
-    slow = [x_BTD[0, :3].mean(dim=0), x_BTD[1].mean(dim=0)] if pooling == "mean" else [x_BTD[0, 2], x_BTD[1, 4]]
-    torch.testing.assert_close(found, torch.stack(slow))
-    model, ids = random_classifier(config, pooling), torch.randint(2, 200, (1, 9))
-    padded = torch.cat([ids, torch.zeros(1, 7, dtype=torch.int64)], dim=1)
-    lengths = torch.tensor([9])
-    torch.testing.assert_close(model(ids, lengths), model(padded, lengths), atol=1e-5, rtol=1e-5)
+    model, ids = random_classifier(config, pooling), torch.randint(2, 200, (2, 9))
+    ids[0, 5:] = 0
+    lengths, states_BTD = torch.tensor([5, 9]), model.body.hidden_states(ids)
+    slow = {
+        "mean": [states_BTD[0, :5].mean(dim=0), states_BTD[1].mean(dim=0)],
+        "first": [states_BTD[0, 0], states_BTD[1, 0]],
+        "last": [states_BTD[0, 4], states_BTD[1, 8]],
+    }
+    expected = model.head(torch.stack(slow[pooling]))
+    torch.testing.assert_close(model(ids, lengths), expected, atol=1e-5, rtol=1e-5)
+    padded = torch.cat([ids, torch.zeros(2, 7, dtype=torch.int64)], dim=1)
+    torch.testing.assert_close(model(padded, lengths), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_unknown_pooling_lists_the_allowed(config: ModelConfig) -> None:

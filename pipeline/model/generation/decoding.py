@@ -85,9 +85,9 @@ class Decoding:
         room = round_up(ids_BT.size(1) + new_tokens, BUCKET)
         self.cache = DecoderCache.empty(config, len(prompts), room, weight.dtype, weight.device)
         positions_1T = torch.arange(ids_BT.size(1), device=weight.device)[None]
-        states_BTD = model.decode(ids_BT, self.memory, positions_BT=positions_1T, cache=self.cache)
-        rows_B = torch.arange(len(prompts), device=weight.device)
-        self.logits_BV = model.logits(states_BTD[rows_B, self.lengths_B - 1]).float()
+        last_B1 = self.lengths_B[:, None] - 1
+        states_B1D = model.decode(ids_BT, self.memory, positions_BT=positions_1T, cache=self.cache, asked_BR=last_B1)
+        self.logits_BV = model.logits(states_B1D[:, 0]).float()
 
     def append(self, ids_B: Tensor) -> None:
         """Read one more token of each row."""

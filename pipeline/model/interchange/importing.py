@@ -125,7 +125,8 @@ def imported_config(folder: Path | str, settings: Model, *, pair_head: bool) -> 
 
 
 def _shown(config: ModelConfig, name: str) -> Any:
-    return config.kv_heads if name == "num_kv_heads" else getattr(config, name)
+    shown = config.kv_heads if name == "num_kv_heads" else getattr(config, name)
+    return list(shown) if isinstance(shown, tuple) else shown
 
 
 def load_imported(model: Transformer, folder: Path | str) -> None:

@@ -90,6 +90,8 @@ def _differences(architecture: Architecture, config: ModelConfig, body_only: boo
     if config.feed_forward not in architecture.activations.values():
         choices = " or ".join(dict.fromkeys(architecture.activations.values()))
         yield f"feed_forward: {config.feed_forward}; it would have to be {choices}"
+    if config.ngram_sizes:
+        yield f"ngram_sizes: {list(config.ngram_sizes)}; it would have to be null"
     if "segments" in architecture.keys and not config.segments:
         yield "segments: 0; it would have to be 1 or more"
     if "num_kv_heads" not in architecture.keys and config.kv_heads != config.num_heads:
