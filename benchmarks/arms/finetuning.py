@@ -20,8 +20,9 @@ from pipeline.model.accounting import body_flops_per_token
 from pipeline.model.config import derive_config
 from pipeline.tasks.classification import Classification
 from pipeline.tasks.encoding import encode_rows
+from pipeline.tasks.finetuning import training_batches
 from pipeline.training.optimizers import finetuning_optimizers, trapezoid
-from pipeline.training.runtime import choose_runtime
+from pipeline.training.runtime import choose_device, choose_runtime
 
 CLASSES = 10
 VALIDATION_TEXTS = CLASSES
@@ -29,17 +30,24 @@ Settings = dict[str, Any]
 
 
 def hallmark(clock: Clock, settings: Settings) -> None:
-    """The real task and the real loop; without classifiers of n-grams, which `Trainer` has none of."""
-    finetune = Finetune(batch_size=settings["batch"], max_tokens=settings["max_tokens"], ngrams=False)
+    """The real task and the real loop, without what `Trainer` has none of: classifiers of n-grams, dropout of tokens.
+
+    The token that stands for a text is that of the published classifiers: an encoder's first, a decoder's last.
+    """
     config, tokenizer = _config(settings), make_tokenizer(settings["vocab_size"])
+    pooling = "first" if config.family == "encoder" else "last"
+    finetune = Finetune(
+        batch_size=settings["batch"], max_tokens=settings["max_tokens"], pooling=pooling, ngrams=False, token_dropout=0
+    )
     task = Classification(
         _rows(settings, tokenizer), "random texts", tokenizer, Task(labels_per_class=None), finetune,
         config, 0,
     )  # fmt: skip
-    runtime = choose_runtime(best_compute(not settings["compiled"], settings["precision"]), 0)
+    compute = best_compute(not settings["compiled"], settings["precision"])
+    batches = training_batches(task, choose_device(compute)[0])
+    runtime = choose_runtime(compute, 0, shapes=len(batches.buckets))
     torch.manual_seed(0)
     model = task.model().to(runtime.device)
-    batches = task.batches()
     clock.steps = batches.steps_per_epoch
     clock.facts = _facts(model, settings)
 

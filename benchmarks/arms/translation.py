@@ -74,7 +74,7 @@ def multi30k(folder: Path, seed: int, epochs: int | None) -> dict[str, Any]:
     batches = task.batches()
     steps = settings.epochs * batches.steps_per_epoch
     flops = flops_per_token(config)
-    runtime = choose_runtime(Compute(), flops * settings.epochs * batches.tokens_per_epoch / len(task.buckets))
+    runtime = choose_runtime(Compute(), flops * settings.epochs * batches.tokens_per_epoch, shapes=len(batches.buckets))
     torch.manual_seed(seed)
     model = task.model().to(runtime.device)
     curve: list[dict[str, float]] = []

@@ -1,4 +1,4 @@
-"""Batches of texts of similar length, in few shapes.
+"""Batches of texts of similar length, padded to a few lengths.
 
 Legend: N examples, B rows of a batch, T positions.
 """
@@ -13,14 +13,20 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 Collate = Callable[[np.ndarray, int], Batch]  # (example numbers, T) to the tensors of one batch
 
-LENGTH_STEP = 32
-MOST_LENGTHS = 6  # torch compiles every shape anew, and gives up after eight
+LENGTH_STEP = 8
+MOST_LENGTHS = 32
+MOST_GPU_LENGTHS = 6  # there each is compiled or recorded anew, and padding costs little
 
 
 def bucket_lengths(longest: int) -> np.ndarray:
-    """The few lengths that texts of up to `longest` tokens are padded to: evenly spread, the last is `longest`."""
+    """The lengths that texts of up to `longest` tokens are padded to: evenly spread, the last is `longest`."""
     step = -(-longest // (LENGTH_STEP * MOST_LENGTHS)) * LENGTH_STEP
     return np.array([*range(step, longest, step), longest])
+
+
+def every_few(buckets: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the lengths, evenly spread; the last is among them."""
+    return buckets[::-1][:: -(-len(buckets) // most)][::-1]
 
 
 def smallest_fitting(lengths_N: np.ndarray, buckets: np.ndarray) -> np.ndarray:
@@ -70,10 +76,16 @@ class LengthBuckets:
         seed: int = 0,
         names: Sequence[str] | None = None,
     ) -> None:
-        self.padded = smallest_fitting(lengths, buckets)
+        self.buckets, self.padded = buckets, smallest_fitting(lengths, buckets)
         self.batch_size, self.collate, self.seed = batch_size, collate, seed
         self.names = names
         self.epoch, self.position = 0, 0
+        self.plan = self._plan(self.epoch)
+
+    def pad_to_few(self, most: int) -> None:
+        """Pad to at most so many lengths; call it before the first batch."""
+        self.buckets = every_few(self.buckets, most)
+        self.padded = smallest_fitting(self.padded, self.buckets)
         self.plan = self._plan(self.epoch)
 
     def _plan(self, epoch: int) -> list[np.ndarray]:

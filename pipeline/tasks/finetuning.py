@@ -5,17 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.common.params import Compute, Finetune
 from pipeline.model.config import ModelConfig
 from pipeline.model.weights import load_weights
+from pipeline.tasks.batches import MOST_GPU_LENGTHS, LengthBuckets
 from pipeline.tasks.kinds import KINDS
 from pipeline.training.adapting import FLOPS_SHARES, adapt, describe_learning
 from pipeline.training.loop import Report, TrainPlan, TrainResult, train
 from pipeline.training.optimizers import finetuning_optimizers, trapezoid
-from pipeline.training.runtime import Runtime, choose_runtime
+from pipeline.training.runtime import Runtime, choose_device, choose_runtime
+
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,15 @@ def fine_tune(
         load_weights(model.body, {name: value for name, value in weights.items() if name in own})
     adapt(model.body, settings)
 
-    batches = task.batches()
+    batches = training_batches(task, choose_device(compute)[0])
     steps = settings.epochs * batches.steps_per_epoch
     flops_per_token = KINDS[task.config["kind"]].flops_per_token(config) * FLOPS_SHARES[settings.adapt]
     flops = flops_per_token * settings.epochs * batches.tokens_per_epoch
-    runtime = choose_runtime(compute, flops / len(task.buckets))  # each length is compiled on its own
+    runtime = choose_runtime(compute, flops, shapes=len(batches.buckets))
     announce(
         {"learns": f"{settings.adapt}: {describe_learning(model)}"}
         | {"steps": f"{steps} ({settings.epochs} epochs x {batches.steps_per_epoch} batches)"}
-        | {"padded_lengths": ", ".join(str(length) for length in task.buckets)}
+        | {"padded_lengths": describe_lengths(batches.buckets)}
         | runtime.reasons
     )
     model.to(runtime.device)
@@ -106,6 +110,21 @@ def fine_tune(
     )
     tuned, validation = _tune(task, model, runtime)
     return FineTuned(model, result, runtime, batches.steps_per_epoch, tuned, validation)
+
+
+def training_batches(task: Any, device: torch.device) -> LengthBuckets:
+    """The task's batches; on a GPU of fewer lengths."""
+    batches: LengthBuckets = task.batches()
+    if device.type == "cuda":
+        batches.pad_to_few(MOST_GPU_LENGTHS)
+    return batches
+
+
+def describe_lengths(buckets: np.ndarray) -> str:
+    """All, or where there are many, the first, the last and their number."""
+    if len(buckets) <= MOST_NAMED:
+        return ", ".join(str(length) for length in buckets)
+    return f"{buckets[0]}, {buckets[1]} .. {buckets[-1]} ({len(buckets)} lengths)"
 
 
 def _tune(task: Any, model: Any, runtime: Runtime) -> tuple[dict[str, float], dict[str, float]]:

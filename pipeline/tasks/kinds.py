@@ -35,7 +35,6 @@ class FinetuneTask(Protocol):
     best_metric: str  # of `measure`; the weights with its highest value are kept
     config: dict[str, Any]  # goes into config.json as "task": all that predicting needs beside the network
     facts: dict[str, Any]  # what was drawn, cut and counted; printed and recorded
-    buckets: Any  # the lengths that batches come in
 
     def model(self) -> Any:
         """A `TaskModel` with random weights."""

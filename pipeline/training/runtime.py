@@ -34,6 +34,8 @@ COMPILE_PAYS_FROM_FLOPS = {"cpu": 1e13, "cuda": 6e15}
 # With more to do, the GPU is the slower one, and gradients that stay in their places cost memory: 0.7 of 11.8 GB there.
 REPLAY_PAYS_BELOW_FLOPS = 1e13
 
+MOST_SHAPES = 64  # that torch compiles of one part, before it refuses
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -44,6 +46,7 @@ class Runtime:
     compile: bool
     reasons: dict[str, str]
     ranks: Ranks = field(default_factory=Ranks)
+    any_length: bool = False  # one compilation is for rows of every length
 
     @cached_property
     def matmul_rate(self) -> float:
@@ -63,11 +66,12 @@ class Runtime:
         Compiling the whole network instead took twice as long and its steps were a fifth slower.
         """
         if self.compile:
+            how: Any = {"dynamic": self.any_length, "recompile_limit": MOST_SHAPES}
             for module in model.modules():
                 if isinstance(module, Block | TokenLoss):
-                    module.compile(dynamic=False)
+                    module.compile(**how)
                 elif isinstance(module, Stack):
-                    module.norm.compile(dynamic=False)
+                    module.norm.compile(**how)
 
     def compiled(self, function: Callable[P, R]) -> Callable[P, R]:
         """`function`, compiled if this runtime compiles."""
@@ -92,13 +96,14 @@ class Runtime:
             yield
 
 
-def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = None) -> Runtime:
+def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = None, *, shapes: int = 1) -> Runtime:
     """Choose by `compute` and the FLOPs of the whole run; makes torch deterministic as a side effect.
 
     Args:
         compute: the settings.
         total_flops: of all ranks together.
         ranks: that train together; None: this process alone.
+        shapes: of batches. On a CPU one compilation serves all, on a GPU each is compiled on its own.
 
     Raises:
         HallmarkError: `compute` names a device or a compiler that is not here.
@@ -106,7 +111,8 @@ def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = N
     ranks = ranks or Ranks()
     device, device_reason = choose_device(compute)
     precision, precision_reason = choose_precision(compute, device)
-    compiled, compile_reason = choose_compile(compute, device, total_flops / ranks.size)
+    compilations = 1 if device.type == "cpu" else shapes
+    compiled, compile_reason = choose_compile(compute, device, total_flops / ranks.size / compilations)
     prepare_inductor()  # first: torch's switch below imports Inductor
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Without it the compiled embedding gradient is summed with atomic adds: three runs, three results.
@@ -117,10 +123,11 @@ def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = N
         keep_freed_memory()
         if compiled:
             sum_in_one_order()
+            tell_lengths_apart()
     reasons = {"device": device_reason, "precision": precision_reason, "compile": compile_reason}
     if ranks.size > 1:
         reasons["ranks"] = f"{ranks.size}, each on its share of every batch"
-    return Runtime(device, precision, compiled, reasons, ranks)
+    return Runtime(device, precision, compiled, reasons, ranks, any_length=shapes > compilations)
 
 
 def keep_freed_memory() -> None:
@@ -160,6 +167,18 @@ def sum_in_one_order() -> None:
 
     around_sums.in_one_order = True  # type: ignore[attr-defined]
     cpp.LoopNest.max_parallel_depth = around_sums  # type: ignore[assignment]
+
+
+def tell_lengths_apart() -> None:
+    """Keep code that is compiled for rows of every length from taking equal sizes for one size.
+
+    Else a first batch of as many rows as tokens would be compiled twice: torch would believe that they are always as
+    many. What was compiled is the same whichever length came first, bit by bit: a training that goes on elsewhere may
+    begin with another.
+    """
+    from torch.fx.experimental import _config
+
+    _config.use_duck_shape = False
 
 
 def choose_device(compute: Compute) -> tuple[torch.device, str]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, pad_rows, smallest_fitting
+from pipeline.tasks.batches import Batch, LengthBuckets, bucket_lengths, every_few, pad_rows, smallest_fitting
 
 
 def source(lengths: list[int], batch_size: int = 4, seed: int = 0) -> LengthBuckets:
@@ -22,7 +22,8 @@ def source(lengths: list[int], batch_size: int = 4, seed: int = 0) -> LengthBuck
 @given(st.integers(1, 5000))
 def test_the_lengths_are_few_and_the_longest_text_fits(longest: int) -> None:
     buckets = bucket_lengths(longest)
-    assert len(buckets) <= 6
+    assert len(buckets) <= 32
+    assert not (buckets[:-1] % 8).any()
     assert buckets[-1] == longest
     assert (np.diff(buckets) > 0).all()
     fitting = smallest_fitting(np.arange(1, longest + 1), buckets)
@@ -30,9 +31,29 @@ def test_the_lengths_are_few_and_the_longest_text_fits(longest: int) -> None:
 
 
 def test_default_lengths() -> None:
-    assert bucket_lengths(192).tolist() == [32, 64, 96, 128, 160, 192]
-    assert bucket_lengths(48).tolist() == [32, 48]
-    assert bucket_lengths(20).tolist() == [20]
+    assert bucket_lengths(256).tolist() == list(range(8, 257, 8))
+    assert bucket_lengths(512).tolist() == list(range(16, 513, 16))
+    assert bucket_lengths(20).tolist() == [8, 16, 20]
+    assert bucket_lengths(5).tolist() == [5]
+
+
+@given(st.integers(1, 600), st.integers(1, 8))
+def test_of_the_lengths_a_few_are_taken(longest: int, most: int) -> None:
+    buckets = bucket_lengths(longest)
+    few = every_few(buckets, most)
+    assert len(few) <= most
+    assert few[-1] == longest
+    assert set(few.tolist()) <= set(buckets.tolist())
+    assert len(few) == len(buckets) or 2 * len(few) > most
+
+
+def test_padded_to_few_lengths_every_example_comes_in_one_of_them() -> None:
+    batches = source(list(range(1, 97)))
+    batches.pad_to_few(3)
+    assert batches.buckets.tolist() == [32, 64, 96]
+    lengths = [next(batches)[0][0]["input_ids"].shape[1] for _ in range(batches.steps_per_epoch)]
+    assert sorted(lengths) == [32] * 8 + [64] * 8 + [96] * 8
+    assert batches.tokens_per_epoch == 4 * sum(lengths)
 
 
 @given(st.lists(st.integers(1, 96), min_size=1, max_size=30), st.integers(1, 7))

@@ -17,7 +17,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.generation.decoding import Decoding, decoding_step
 from pipeline.tasks.kinds import KINDS
 from pipeline.tasks.rows import draw_rows
-from pipeline.tasks.sequence_to_sequence import SIZE_SHARES, SequenceToSequence, choose_sizes, fit_sizes
+from pipeline.tasks.sequence_to_sequence import SequenceToSequence, choose_sizes, fit_sizes
 from pipeline.tasks.text_writer import NO_TARGET, SequenceModel, TextWriter, load_writer, source_rows
 from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
@@ -203,12 +203,11 @@ def test_long_texts_are_cut_and_a_cut_target_has_no_end(rows: pd.DataFrame, toke
         assert all(len(batch[0]["input_ids"][0]) <= room + 12 for batch, _ in [next(task.batches())])
 
 
-def test_loss_and_blocks_are_compiled_for_each_size_and_no_more(tokenizer: Tokenizer) -> None:
+def test_loss_and_blocks_are_compiled_and_no_more(tokenizer: Tokenizer) -> None:
     model = random_model(make_config(tokenizer, "encoder-decoder"))
     Runtime(torch.device("cpu"), torch.float32, True, {}).compile_blocks(model)
     compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
     assert compiled == [*(f"body.{stack}.{part}" for stack in ("encoder", "decoder") for part in PARTS), "head"]
-    assert 2 * len(SIZE_SHARES) <= torch._dynamo.config.recompile_limit  # an encoder's block, and a decoder's
 
 
 def test_targets_have_room_where_nothing_is_asked(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,59 @@
+"""Code that is compiled once for rows of every length."""
+
+import hashlib
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from pipeline.common.params import Compute
+from pipeline.model.config import ModelConfig
+from pipeline.tasks.classification import TextClassifier
+from pipeline.training.runtime import choose_runtime
+
+LENGTHS = (8, 16, 24, 40)
+ROWS, WIDTH = 16, 32
+SIMPLE = {"positions": "none", "qk_norm": False, "feed_forward": "relu"}
+CONFIG = ModelConfig(50, WIDTH, 1, 2, 48, 40, tied_embeddings=False, dropout=0.0, family="encoder", **SIMPLE)
+
+
+def gradients(first_length: int, pooling: str) -> list[str]:
+    """Hashes of the gradients of a batch of each of LENGTHS, by code that saw another batch first."""
+    torch._dynamo.reset()
+    runtime = choose_runtime(Compute(compile="always", device="cpu", precision="float32"), 0, shapes=len(LENGTHS))
+    torch.manual_seed(0)
+    model = TextClassifier(CONFIG, 3, pooling)
+    runtime.compile_blocks(model)
+
+    def of(length: int) -> str:
+        generator = torch.Generator().manual_seed(length)
+        ids_BT = torch.randint(50, (ROWS, length), generator=generator)
+        lengths_B = torch.randint(1, length + 1, (ROWS,), generator=generator)
+        torch.nn.functional.cross_entropy(model(ids_BT, lengths_B), torch.arange(ROWS) % 3).backward()
+        found = hashlib.sha256()
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            found.update(parameter.grad.numpy().tobytes())
+            parameter.grad = None
+        return found.hexdigest()
+
+    of(first_length)
+    return [of(length) for length in LENGTHS]
+
+
+def test_the_bits_follow_from_no_first_length_and_no_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tokens as rows, or as the network is wide: all is compiled once."""
+    monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)
+    monkeypatch.setattr(torch._functorch.config, "enable_autograd_cache", False)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count, first_length in ((2, ROWS), (1, WIDTH)):
+            torch.set_num_threads(count)
+            counters.clear()
+            found.append(gradients(first_length, "mean"))
+            assert counters["stats"]["unique_graphs"] == 2  # a block, and the norm behind it
+    finally:
+        torch.set_num_threads(threads)
+        torch._dynamo.reset()
+    assert found[0] == found[1]
+    assert len(set(found[0])) == len(LENGTHS)
