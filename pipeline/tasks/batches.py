@@ -14,6 +14,7 @@ Batch = dict[str, Tensor]
 Collate = Callable[[np.ndarray, int], Batch]  # (example numbers, T) to the tensors of one batch
 
 LENGTH_STEP = 8
+LEAST_LENGTH = 32  # with fewer rows, the bits of a float32 product depend on the number of threads
 MOST_LENGTHS = 32
 MOST_GPU_LENGTHS = 6  # there each is compiled or recorded anew, and padding costs little
 
@@ -21,7 +22,7 @@ MOST_GPU_LENGTHS = 6  # there each is compiled or recorded anew, and padding cos
 def bucket_lengths(longest: int) -> np.ndarray:
     """The lengths that texts of up to `longest` tokens are padded to: evenly spread, the last is `longest`."""
     step = -(-longest // (LENGTH_STEP * MOST_LENGTHS)) * LENGTH_STEP
-    return np.array([*range(step, longest, step), longest])
+    return np.array([*range(max(LEAST_LENGTH, step), longest, step), longest])
 
 
 def every_few(buckets: np.ndarray, most: int) -> np.ndarray:

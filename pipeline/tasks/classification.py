@@ -111,6 +111,8 @@ def drop_tokens(ids_BT: Tensor, lengths_B: Tensor, share: float, separator: int 
 
     Drawn from torch's generator, whose state is in every checkpoint.
     """
+    if not share:
+        return ids_BT, lengths_B
     places_T = torch.arange(ids_BT.size(1), device=ids_BT.device)
     valid_BT = places_T < lengths_B[:, None]
     stays_BT = (torch.rand(ids_BT.shape, device=ids_BT.device) >= share) | (places_T == 0)
