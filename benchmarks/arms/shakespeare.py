@@ -31,12 +31,12 @@ CHARACTERS = 400  # what the vocabulary has room for: 65 are in the text, and by
 
 # Ours: what was best in the time, see docs/experiments.md.
 MODELS = {
-    "small": Model(depth=2, hidden_size=128, context_length=64),
+    "small": Model(depth=1, hidden_size=128, context_length=64, ngram_sizes=[2, 3, 4], ngram_buckets=16_384),
     "large": Model(depth=4, hidden_size=192, context_length=128),
     "gpu": Model(depth=6, hidden_size=384, context_length=256, dropout=0.2),
 }
 TRAINING = {
-    "small": Pretrain(steps=300, batch_tokens=1024),
+    "small": Pretrain(steps=70, batch_tokens=2048, learning_rate=0.01),
     "large": Pretrain(steps=900, batch_tokens=4096, weight_decay=0.1),
     "gpu": Pretrain(steps=1000, batch_tokens=8192, weight_decay=0.1),
 }

@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 
 def attend_with_gradient(
-    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias: Tensor | None, scale: float, *, causal: bool = False
+    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias: Tensor | None, scale: float, *, past_only: bool = False
 ) -> Tensor:
     """softmax(scale Q K^T + bias) V, (B, H, T, K), as `pipeline.model.attention.attend`.
 
@@ -39,11 +39,12 @@ def attend_with_gradient(
         q_BHTK, k_BHSK, v_BHSK: of one dtype.
         bias: broadcasts to (B, H, T, S), see `Sight`; its gradient is made if it asks for one.
         scale: of the scores.
-        causal: the bias is (1, 1, T, T) and hides every later position.
+        past_only: the bias is (B or 1, H or 1, T, T) and hides every later position.
     """
     queries, keys = q_BHTK.size(2), k_BHSK.size(2)
     parts = [Part(0, queries, keys)]
-    if causal and queries % 2 == 0 and queries >= HALVES_PAY_FROM:
+    learned = bias is not None and bias.requires_grad
+    if past_only and not learned and queries % 2 == 0 and queries >= HALVES_PAY_FROM:
         parts = [Part(0, queries // 2, queries // 2), Part(queries // 2, queries, keys)]
     return _Attention.apply(q_BHTK, k_BHSK, v_BHSK, bias, scale, parts)[0]
 
@@ -87,7 +88,7 @@ class _Attention(torch.autograd.Function):
             dv.append(powers_BHQR.mT @ shared_BHQK)
             dpowers_BHQR = widen(shared_BHQK @ v_BHSK[:, :, :keys].mT)
             dscores_BHQR = widen(powers_BHQR) * (dpowers_BHQR - mean_BHQ1)
-            if ctx.needs_input_grad[3]:  # of one part, as it is not causal
+            if ctx.needs_input_grad[3]:  # of one part
                 dbias = dscores_BHQR.sum_to_size(bias.shape)
             dscores_BHQR = (dscores_BHQR * ctx.scale).to(q_BHTK.dtype)
             dq.append(dscores_BHQR @ k_BHSK[:, :, :keys])

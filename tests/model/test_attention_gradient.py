@@ -18,7 +18,7 @@ from pipeline.model.transformer import Transformer
 Answer = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 by_autograd: Answer = attend
 with_gradient: Answer = attend_with_gradient
-of_earlier_positions: Answer = partial(attend_with_gradient, causal=True)
+of_earlier_positions: Answer = partial(attend_with_gradient, past_only=True)
 
 
 class Inputs(NamedTuple):
@@ -60,6 +60,16 @@ def test_of_earlier_positions(length: int) -> None:
     assert_the_same(of_earlier_positions, random_inputs(length, length), causal_bias(length))
 
 
+def test_of_earlier_positions_of_the_same_document() -> None:
+    """Of several documents in a row, which differ from row to row; one begins in the later half."""
+    length = HALVES_PAY_FROM
+    documents = (torch.arange(length) >= torch.tensor([[40], [length - 9]])).long()
+    places = torch.arange(length)[None]
+    bias = visible_bias(places, places, causal=True, documents_BT=documents)
+    assert bias is not None
+    assert_the_same(of_earlier_positions, random_inputs(length, length), bias.double())
+
+
 def test_of_all_positions() -> None:
     assert_the_same(with_gradient, random_inputs(9, 9), None)
 
@@ -74,6 +84,12 @@ def test_of_all_but_padding(queries: int) -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 6, 6), (1, 3, 6, 6)])
 def test_a_learned_bias_gets_its_gradient(shape: tuple[int, ...]) -> None:
     assert_the_same(with_gradient, random_inputs(6, 6), torch.randn(shape, dtype=torch.float64, requires_grad=True))
+
+
+def test_learned_scores_of_earlier_positions_get_theirs() -> None:
+    length = HALVES_PAY_FROM
+    learned = torch.randn(1, 3, length, length, dtype=torch.float64, requires_grad=True)
+    assert_the_same(of_earlier_positions, random_inputs(length, length), learned + causal_bias(length))
 
 
 def test_in_bfloat16_it_is_about_as_exact_as_autograd() -> None:
