@@ -29,7 +29,8 @@ R = TypeVar("R")
 # Compiling a 4-layer network took 12 to 25 s on 2 cores and made its steps 2.4 times as fast, from about 0.27 TFLOP/s:
 # it pays for itself from about 35 s of eager training on, which is 1e13 FLOPs. On an H200 it took 20 s; it saved 2 of
 # 14 ms a step at 11 million parameters and 0.6 TFLOP, both replayed, and 98 of 180 at 124 million and 28 TFLOP.
-COMPILE_PAYS_FROM_FLOPS = {"cpu": 1e13, "cuda": 6e15}
+# For texts of any length it took 32 s on 2 cores and saved a seventh of a step: 200 s of eager fine-tuning, 4e13 FLOPs.
+COMPILE_PAYS_FROM_FLOPS = {"cpu": 1e13, "cpu, any length": 4e13, "cuda": 6e15}
 
 # On an H200, eager, in ms: a step of 0.6 TFLOP 36 as written and 14 replayed, 3.5 TFLOP 59 and 28, 7 TFLOP 60 and 42.
 # With more to do, the GPU is the slower one, and gradients that stay in their places cost memory: 0.7 of 11.8 GB there.
@@ -112,8 +113,9 @@ def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = N
     ranks = ranks or Ranks()
     device, device_reason = choose_device(compute)
     precision, precision_reason = choose_precision(compute, device)
-    compilations = 1 if device.type == "cpu" else shapes
-    compiled, compile_reason = choose_compile(compute, device, total_flops / ranks.size / compilations)
+    any_length = device.type == "cpu" and shapes > 1
+    flops = total_flops / ranks.size / (1 if any_length else shapes)
+    compiled, compile_reason = choose_compile(compute, device, flops, any_length=any_length)
     prepare_inductor()  # first: torch's switch below imports Inductor
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Without it the compiled embedding gradient is summed with atomic adds: three runs, three results.
@@ -128,7 +130,7 @@ def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = N
     reasons = {"device": device_reason, "precision": precision_reason, "compile": compile_reason}
     if ranks.size > 1:
         reasons["ranks"] = f"{ranks.size}, each on its share of every batch"
-    return Runtime(device, precision, compiled, reasons, ranks, any_length=shapes > compilations)
+    return Runtime(device, precision, compiled, reasons, ranks, any_length=any_length)
 
 
 def keep_freed_memory() -> None:
@@ -219,7 +221,9 @@ def cpu_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def choose_compile(compute: Compute, device: torch.device, total_flops: float) -> tuple[bool, str]:
+def choose_compile(
+    compute: Compute, device: torch.device, total_flops: float, *, any_length: bool = False
+) -> tuple[bool, str]:
     able = device.type == "cuda" or find_compiler() is not None
     if compute.compile == "always":
         if not able:
@@ -233,7 +237,7 @@ def choose_compile(compute: Compute, device: torch.device, total_flops: float) -
         return False, "eager (asked for)"
     if not able:
         return False, "eager (no C++ compiler here)"
-    least = COMPILE_PAYS_FROM_FLOPS[device.type]
+    least = COMPILE_PAYS_FROM_FLOPS[device.type + (", any length" if any_length else "")]
     size = f"{total_flops:.1e} FLOPs, compiling pays from {least:.0e}"
     if total_flops < least:
         return False, f"eager ({size})"

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.common.params import Compute
+from pipeline.training import runtime
 from pipeline.training.distributed import Ranks
-from pipeline.training.runtime import REPLAY_PAYS_BELOW_FLOPS
+from pipeline.training.runtime import REPLAY_PAYS_BELOW_FLOPS, choose_runtime
 from tests.training.tiny import tiny_runtime
 
 
@@ -34,3 +36,16 @@ def test_small_steps_of_one_process_on_a_gpu_are_replayed() -> None:
     assert not on_gpu.replays(REPLAY_PAYS_BELOW_FLOPS)
     assert not replace(on_gpu, ranks=Ranks(size=2)).replays(1.0)
     assert not on_cpu.replays(1.0)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "flops", "expected"),
+    [(1, 0.9e13, "eager"), (1, 1e13, "compiled"), (29, 3.9e13, "eager"), (29, 4e13, "compiled")],
+)
+def test_texts_of_any_length_are_compiled_once_and_from_a_size_of_their_own(
+    shapes: int, flops: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "find_compiler", lambda: "g++")
+    found = choose_runtime(Compute(device="cpu"), flops, shapes=shapes)
+    assert found.reasons["compile"].startswith(expected)
+    assert found.any_length == (shapes > 1)
