@@ -25,8 +25,8 @@ from pipeline.tasks.trained import MEASURED_ROWS
 from pipeline.tokenization.tokenizer import Tokenizer
 from pipeline.training.loop import steady_sum
 
-SIZE_SHARES = (0.5, 0.8, 0.95, 1.0)  # of the pairs that each size holds, roughly; torch compiles an encoder's and a
-SIZE_STEP = 8  # decoder's block for each, and gives up after eight
+SIZE_SHARES = (0.5, 0.8, 0.95, 1.0)  # of the pairs that each size holds, roughly
+SIZE_STEP = 8
 
 
 @dataclass(frozen=True)

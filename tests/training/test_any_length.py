@@ -2,9 +2,10 @@
 
 import hashlib
 
-import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._functorch import config as functorch
+from torch._inductor import config as inductor
 
 from pipeline.common.params import Compute
 from pipeline.model.config import ModelConfig
@@ -41,19 +42,16 @@ def gradients(first_length: int, pooling: str) -> list[str]:
     return [of(length) for length in LENGTHS]
 
 
-def test_the_bits_follow_from_no_first_length_and_no_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bits_follow_from_no_first_length_and_no_number_of_threads() -> None:
     """As many tokens as rows, or as the network is wide: all is compiled once."""
-    monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)
-    monkeypatch.setattr(torch._functorch.config, "enable_autograd_cache", False)
     threads, found = torch.get_num_threads(), []
-    try:
+    with inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False):
         for count, first_length in ((2, ROWS), (1, WIDTH)):
             torch.set_num_threads(count)
             counters.clear()
             found.append(gradients(first_length, "mean"))
             assert counters["stats"]["unique_graphs"] == 2  # a block, and the norm behind it
-    finally:
-        torch.set_num_threads(threads)
-        torch._dynamo.reset()
+    torch.set_num_threads(threads)
+    torch._dynamo.reset()
     assert found[0] == found[1]
     assert len(set(found[0])) == len(LENGTHS)
