@@ -17,13 +17,12 @@ Collate = Callable[[np.ndarray, int], Batch]  # (example numbers, T) to the tens
 # attention, whose rows are no multiple of 16, and with fewer rows than 32 those of a float32 product.
 LENGTH_STEP = 16
 LEAST_LENGTH = 32
-MOST_LENGTHS = 16
-MOST_GPU_LENGTHS = 6  # there each is compiled or recorded anew, and padding costs little
+MOST_LENGTHS = {"cpu": 16, "cuda": 6}  # on a GPU each is compiled or recorded anew, and padding costs little
 
 
 def bucket_lengths(longest: int) -> np.ndarray:
     """The lengths that texts of up to `longest` tokens are padded to: evenly spread, the last is `longest`."""
-    step = -(-longest // (LENGTH_STEP * MOST_LENGTHS)) * LENGTH_STEP
+    step = -(-longest // (LENGTH_STEP * MOST_LENGTHS["cpu"])) * LENGTH_STEP
     return np.array([*range(max(LEAST_LENGTH, step), longest, step), longest])
 
 

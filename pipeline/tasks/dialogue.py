@@ -125,7 +125,6 @@ class Dialogue:
         drawn = draw_rows(of_split(rows, "train", where), task.labels_per_class, seed)
         held_out = validation_rows(rows, where, settings.validation_texts, seed)
         self.body_config = config
-        self.buckets = np.array([settings.max_tokens])
         template = ChatTemplate(tokenizer)
         fitted, measured = (fit_rows(template, table, settings.max_tokens, where) for table in (drawn, held_out))
 

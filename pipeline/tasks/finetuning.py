@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.common.params import Compute, Finetune
 from pipeline.model.config import ModelConfig
 from pipeline.model.weights import load_weights
-from pipeline.tasks.batches import MOST_GPU_LENGTHS, LengthBuckets
+from pipeline.tasks.batches import MOST_LENGTHS, LengthBuckets
 from pipeline.tasks.kinds import KINDS
 from pipeline.training.adapting import FLOPS_SHARES, adapt, describe_learning
 from pipeline.training.loop import Report, TrainPlan, TrainResult, train
@@ -113,10 +113,9 @@ def fine_tune(
 
 
 def training_batches(task: Any, device: torch.device) -> LengthBuckets:
-    """The task's batches; on a GPU of fewer lengths."""
+    """The task's batches, of as many lengths as are good on the device."""
     batches: LengthBuckets = task.batches()
-    if device.type == "cuda":
-        batches.pad_to_few(MOST_GPU_LENGTHS)
+    batches.pad_to_few(MOST_LENGTHS[device.type])
     return batches
 
 

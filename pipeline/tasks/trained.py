@@ -14,14 +14,7 @@ from torch import Tensor, nn
 from pipeline.common.errors import HallmarkError
 from pipeline.model.transformer import Transformer
 from pipeline.model.weights import CONFIG, named_weights, read_weights, save_checkpoint_folder
-from pipeline.tasks.batches import (
-    MOST_GPU_LENGTHS,
-    bucket_lengths,
-    every_few,
-    pad_rows,
-    pad_to_longest,
-    smallest_fitting,
-)
+from pipeline.tasks.batches import MOST_LENGTHS, bucket_lengths, every_few, pad_rows, pad_to_longest, smallest_fitting
 from pipeline.tokenization.tokenizer import Tokenizer
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -104,9 +97,8 @@ class Trained:
 
         `beside` are more numbers of each row that the model takes, too; they are padded with 0.
         """
-        device, buckets = next(self.model.parameters()).device, bucket_lengths(self.max_tokens)
-        if device.type == "cuda":
-            buckets = every_few(buckets, MOST_GPU_LENGTHS)
+        device = next(self.model.parameters()).device
+        buckets = every_few(bucket_lengths(self.max_tokens), MOST_LENGTHS[device.type])
         padded = smallest_fitting(np.array([len(row) for row in rows], dtype=np.int64), buckets)
         at_once = PREDICTED_ROWS[device.type]
         for length in np.unique(padded):

@@ -17,11 +17,11 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.generation.decoding import Decoding, decoding_step
 from pipeline.tasks.kinds import KINDS
 from pipeline.tasks.rows import draw_rows
-from pipeline.tasks.sequence_to_sequence import SequenceToSequence, choose_sizes, fit_sizes
+from pipeline.tasks.sequence_to_sequence import SIZE_SHARES, SequenceToSequence, choose_sizes, fit_sizes
 from pipeline.tasks.text_writer import NO_TARGET, SequenceModel, TextWriter, load_writer, source_rows
 from pipeline.tasks.trained import save_trained
 from pipeline.tokenization.tokenizer import Tokenizer
-from pipeline.training.runtime import Runtime
+from pipeline.training.runtime import MOST_SHAPES, Runtime
 from tests.tasks.learning import learn
 from tests.tasks.pairs import make_config, make_rows, make_task, make_tokenizer
 
@@ -208,6 +208,7 @@ def test_loss_and_blocks_are_compiled_and_no_more(tokenizer: Tokenizer) -> None:
     Runtime(torch.device("cpu"), torch.float32, True, {}).compile_blocks(model)
     compiled = [name for name, module in model.named_modules() if module._compiled_call_impl is not None]
     assert compiled == [*(f"body.{stack}.{part}" for stack in ("encoder", "decoder") for part in PARTS), "head"]
+    assert 2 * len(SIZE_SHARES) <= MOST_SHAPES  # on a GPU: an encoder's block, and a decoder's
 
 
 def test_targets_have_room_where_nothing_is_asked(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:
