@@ -22,12 +22,13 @@ install:
 	@rm -f $(INSTALLED)
 	@$(MAKE) --no-print-directory $(INSTALLED)
 
-# For the others, only when the requirements changed.
+# For the others, only when the requirements changed. --use-pep517: pip 23.0 (Debian 12's) else builds the one package that
+# comes as source, seqeval, in the old way, which fetches its build tools without what they need themselves.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('this is Python %d.%d, and 3.11 or newer is needed; type: make $(MAKECMDGOALS) PYTHON=python3.11' % sys.version_info[:2])"
 	@echo "installing into .venv (about 2 GB, some minutes)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 repro: $(INSTALLED)
@@ -49,7 +50,7 @@ ui: $(INSTALLED)
 constraints:
 	rm -rf .venv-constraints
 	$(PYTHON) -m venv .venv-constraints
-	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check ".[dev]"
+	.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 ".[dev]"
 	{ sed '/^[^#]/d' constraints.txt; .venv-constraints/bin/python -m pip freeze --exclude hallmark-lm \
 	  | sed -E -e '/^(nvidia|triton)/d' -e 's/\+.*//' | LC_ALL=C sort -f; } > constraints.tmp
 	mv constraints.tmp constraints.txt
