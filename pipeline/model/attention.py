@@ -16,6 +16,7 @@ from torch.nn.functional import dropout, scaled_dot_product_attention
 from pipeline.model.attention_gradient import attend_with_gradient
 from pipeline.model.cache import KeyValues
 from pipeline.model.config import ModelConfig
+from pipeline.model.linear import Linear
 from pipeline.model.norms import NORMS, widen
 from pipeline.model.positions import rotate
 
@@ -149,10 +150,10 @@ class Attention(nn.Module):
         self.heads, self.kv_heads = heads, kv_heads
         self.scale = 1 / math.sqrt(head_dim) if config.scale_attention else 1.0
         self.dropout_share = config.attention_dropout
-        self.q_proj = nn.Linear(config.hidden_size, heads * head_dim, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_heads * head_dim, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_heads * head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * head_dim, config.hidden_size, bias=bias)
+        self.q_proj = Linear(config.hidden_size, heads * head_dim, bias=bias)
+        self.k_proj = Linear(config.hidden_size, kv_heads * head_dim, bias=bias)
+        self.v_proj = Linear(config.hidden_size, kv_heads * head_dim, bias=bias)
+        self.o_proj = Linear(heads * head_dim, config.hidden_size, bias=bias)
         norm = NORMS[config.norm]
         self.q_norm = norm(head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = norm(head_dim, config.norm_eps) if config.qk_norm else nn.Identity()

@@ -1,7 +1,7 @@
 """Attention with its gradient written out, for training that is compiled for a CPU.
 
 As in FlashAttention-2 (Dao 2023, arXiv:2307.08691), weights are divided by their sums after the product with V. With
-E = exp(S - max S), L its sum over the keys, and dY the gradient of Y = E V / L:
+E = exp(S - max S) as rounded for the product, L its sum over the keys, and dY the gradient of Y = E V / L:
 
     dV = E^T (dY / L)      dS = E * ((dY / L) V^T - sum over K of (dY / L) * Y)
 
@@ -60,9 +60,8 @@ class _Attention(torch.autograd.Function):
             scores_BHQR = widen(q_BHTK[:, :, begin:end] @ k_BHSK[:, :, :keys].mT) * scale
             if bias is not None:
                 scores_BHQR = scores_BHQR + (bias if len(parts) == 1 else bias[:, :, begin:end, :keys])
-            powers_BHQR = (scores_BHQR - scores_BHQR.amax(dim=-1, keepdim=True)).exp()
-            share_BHQ1 = 1 / powers_BHQR.sum(dim=-1, keepdim=True)
-            powers_BHQR = powers_BHQR.to(v_BHSK.dtype)
+            powers_BHQR = (scores_BHQR - scores_BHQR.amax(dim=-1, keepdim=True)).exp().to(v_BHSK.dtype)
+            share_BHQ1 = 1 / widen(powers_BHQR).sum(dim=-1, keepdim=True)
             y_BHQK = (widen(powers_BHQR @ v_BHSK[:, :, :keys]) * share_BHQ1).to(v_BHSK.dtype)
             answers.append(y_BHQK.transpose(1, 2))  # joined as the next product reads them
             all_powers.append(powers_BHQR)

@@ -4,12 +4,13 @@ Legend: B batch, T positions, D hidden size.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu, relu, silu
+from torch.nn.functional import relu
 
+from pipeline.model.activations import gelu, gelu_tanh, silu
 from pipeline.model.config import ModelConfig
+from pipeline.model.linear import Linear
 
 
 def relu2(x: Tensor) -> Tensor:
@@ -22,10 +23,10 @@ def relu2(x: Tensor) -> Tensor:
 FEED_FORWARDS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "relu": (relu, False),
     "gelu": (gelu, False),
-    "gelu_tanh": (partial(gelu, approximate="tanh"), False),
+    "gelu_tanh": (gelu_tanh, False),
     "relu2": (relu2, False),
     "geglu": (gelu, True),
-    "geglu_tanh": (partial(gelu, approximate="tanh"), True),
+    "geglu_tanh": (gelu_tanh, True),
     "swiglu": (silu, True),
 }
 
@@ -37,9 +38,9 @@ class FeedForward(nn.Module):
         super().__init__()
         self.activation, gated = FEED_FORWARDS[config.feed_forward]
         sizes, bias = (config.hidden_size, config.intermediate_size), config.biases != "none"
-        self.gate_proj = nn.Linear(*sizes, bias=bias) if gated else None
-        self.up_proj = nn.Linear(*sizes, bias=bias)
-        self.down_proj = nn.Linear(*reversed(sizes), bias=bias)
+        self.gate_proj = Linear(*sizes, bias=bias) if gated else None
+        self.up_proj = Linear(*sizes, bias=bias)
+        self.down_proj = Linear(*reversed(sizes), bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if self.gate_proj is None:

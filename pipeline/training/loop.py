@@ -195,16 +195,17 @@ class _Loop:
         micro_batches, state = self.upcoming or self._fetch()
         step, self.upcoming = self.progress.step + 1, None
         with self._interruptible():
-            loss, tokens = self._backward(micro_batches)
-            norm = gradient_norm(self.parameters)
+            loss, valid = self._backward(micro_batches)
+            norm = gradient_norm(self.parameters) / valid
             if step < self.plan.steps:
                 self.upcoming = self._fetch()
             loss_value = float(loss)  # a GPU has done all of the above now
         if math.isfinite(loss_value) and math.isfinite(norm):
-            self._update(step, loss_value, norm)
+            self._update(step, loss_value, norm, valid)
         else:
             self._skip(step, loss_value, float(norm))
         self.progress.step, self.progress.batches, self.random = step, state, random_state()
+        tokens = sum(batch["input_ids"].numel() for batch in micro_batches) * self.runtime.ranks.size
         self.meter.advance(step, tokens, loss_value)
 
     def _fetch(self) -> tuple[list[Batch], dict[str, Any]]:
@@ -212,8 +213,10 @@ class _Loop:
         micro_batches, state = next(self.batches)
         return [self.runtime.send(batch) for batch in micro_batches], state
 
-    def _update(self, step: int, loss: float, norm: Tensor) -> None:
-        nn.utils.clip_grads_with_norm_(self.parameters, self.plan.gradient_clip, norm)
+    def _update(self, step: int, loss: float, norm: Tensor, valid: Tensor) -> None:
+        """Update the weights by the mean gradient, whose norm this is, clipped; the gradients are sums until here."""
+        share = (self.plan.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(own_gradients(self.parameters), share / valid)
         rate = self.optimizers.schedule(self.progress.step)
         self.optimizers.step(self.progress.step)
         if step % self.plan.log_every == 0 or step == self.plan.steps:
@@ -246,16 +249,16 @@ class _Loop:
         """
         return self.stop.at_once() if self.runtime.ranks.size == 1 else nullcontext()
 
-    def _backward(self, micro_batches: list[Batch]) -> tuple[Tensor, int]:
-        """Sum the loss over all micro-batches and ranks and divide by all valid items of the global batch."""
+    def _backward(self, micro_batches: list[Batch]) -> tuple[Tensor, Tensor]:
+        """Sum the gradients over all micro-batches and ranks; the mean loss of the global batch, and the number of its
+        valid items.
+        """
         self.replay.begin_step()
         sums, counts = zip(*map(self.replay, micro_batches), strict=True)
         total, valid = torch.stack(sums).sum(), torch.stack(counts).sum()
         gradients = own_gradients(self.parameters)
         self.runtime.ranks.sum_([*([] if self.sharded else gradients), total, valid])  # sharded: backward did it
-        torch._foreach_div_(gradients, valid)
-        tokens = sum(batch["input_ids"].numel() for batch in micro_batches) * self.runtime.ranks.size
-        return total / valid, tokens
+        return total / valid, valid
 
     def _replays(self, batch: Batch) -> bool:
         return self.runtime.replays(batch["input_ids"].numel() * self.plan.flops_per_token)

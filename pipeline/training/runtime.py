@@ -173,15 +173,18 @@ def sum_in_one_order() -> None:
 
 
 def tell_lengths_apart() -> None:
-    """Keep code that is compiled for rows of every length from taking equal sizes for one size.
+    """Keep code that is compiled for rows of every length from taking equal sizes for one size, and all other numbers
+    for variables.
 
     Else a first batch of as many rows as tokens would be compiled twice: torch would believe that they are always as
     many. What was compiled is the same whichever length came first, bit by bit: a training that goes on elsewhere may
-    begin with another.
+    begin with another. A scale or an epsilon, which never changes, would be read from memory for every value.
     """
-    from torch.fx.experimental import _config
+    from torch._dynamo import config as numbers
+    from torch.fx.experimental import _config as sizes
 
-    _config.use_duck_shape = False
+    sizes.use_duck_shape = False
+    numbers.specialize_float = True
 
 
 def choose_device(compute: Compute) -> tuple[torch.device, str]:
