@@ -67,7 +67,8 @@ PUBLISHED = {
 
 def hallmark(path: Path, size: str, seed: int, steps: int | None) -> dict[str, Any]:
     """The real parts and the real loop."""
-    settings = TRAINING[size].model_copy(update={} if steps is None else {"steps": steps})
+    changed = {} if steps is None else {"steps": steps}
+    settings = TRAINING[size].model_copy(update={"packing": "stream"} | changed)  # it is one text
     assert settings.steps is not None
     tokenizer, learned, held_out = read_text(path)
     started = time.perf_counter()
@@ -127,7 +128,7 @@ def nanogpt(path: Path, size: str, seed: int, steps: int | None) -> dict[str, An
     for _ in itertools.islice(training, count):
         pass
     model.eval()
-    objective = make_objective("causal", tokenizer, chosen.context, Pretrain())
+    objective = make_objective("causal", tokenizer, chosen.context, Pretrain(packing="stream"))
     batches = objective.validation(held_out, MEASURED_TOKENS // chosen.context)
     nats = rows = 0.0
     with torch.no_grad(), torch.autocast(device.type, dtype=machine.precision, enabled=on_gpu):

@@ -222,10 +222,11 @@ class Pretrain(Section):
         description="none: every process holds all weights; full: each holds a part of them, of their gradients and "
         "of the optimizer; hybrid: the parts are spread over a node, and every node holds all",
     )
-    packing: Literal["stream", "documents"] = Field(
-        "stream",
-        description="stream: rows cut from all text in one; documents: rows of whole documents, cut only where longer "
-        "than a row, none of which sees another (causal, prefix-lm, mlm)",
+    packing: Literal["documents", "stream"] | None = Field(
+        None,
+        description="documents: rows of whole documents, cut only where longer than a row, none of which sees another "
+        "(causal, prefix-lm, mlm); stream: rows cut from all text in one; null: documents where the objective goes "
+        "with it",
     )
     source_weights: dict[str, Weight] = Field(
         {},

@@ -85,6 +85,7 @@ class Stack(nn.Module):
     rope_cos: Tensor
     rope_sin: Tensor
     slopes: Tensor
+    is_compiled = False  # whether its blocks are: only then is FlexAttention quick
 
     def __init__(self, config: ModelConfig, *, causal: bool, cross: bool = False) -> None:
         super().__init__()
@@ -180,9 +181,9 @@ class Stack(nn.Module):
         return sights
 
     def _asks_blocks(self, documents_BT: Tensor) -> bool:
-        """Whether FlexAttention may be asked: in training on a GPU. It has no smaller heads, and no dropout."""
-        config = self.config
-        return documents_BT.is_cuda and self.training and config.head_dim >= 16 and not config.attention_dropout
+        """Whether FlexAttention is asked: in compiled training on a GPU. It has no smaller heads, and no dropout."""
+        config, trains = self.config, self.is_compiled and self.training
+        return trains and documents_BT.is_cuda and config.head_dim >= 16 and not config.attention_dropout
 
     def _position_scores(self, distance_BTS: Tensor) -> Tensor | None:
         """What ALiBi or T5's relative positions add to the scores, (B or 1, H, T, S)."""

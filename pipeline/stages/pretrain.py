@@ -36,7 +36,13 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
     from pipeline.training.checkpoints import discard
     from pipeline.training.loop import METRICS_FILE, TrainPlan, train
     from pipeline.training.metrics_file import MetricsFile
-    from pipeline.training.objectives import PretrainingLoss, Validation, choose_objective, make_objective
+    from pipeline.training.objectives import (
+        PretrainingLoss,
+        Validation,
+        choose_objective,
+        choose_packing,
+        make_objective,
+    )
     from pipeline.training.optimizers import make_schedule, pretraining_optimizers
     from pipeline.training.plan import (
         available_memory,
@@ -59,6 +65,7 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
     config = model.config
     name = choose_objective(stage.params.objective, config.family)
     objective = make_objective(name, tokenizer, config.context_length, settings)
+    packing = f"{choose_packing(settings.packing, name)} ({'set' if settings.packing else f'objective {name}'})"
     parameters, in_blocks = count_parameters(model), count_block_parameters(model)
     flops_per_token = objective.flops_per_token(config)
     batches = objective.batches(train_shard, settings.batch_tokens, None, seed)
@@ -81,7 +88,7 @@ def pretrain(stage: Stage, ranks: "Ranks") -> None:
         | {"steps": f"{steps} ({'set' if is_set else f'{TOKENS_PER_PARAMETER} x block parameters / batch'})"}
         | {"tokens": steps * step_tokens, "epochs": round(steps * batches.batch_rows / len(batches.windows), 3)}
         | batches.mixture.describe()
-        | {"packing": f"{settings.packing}, {len(batches.windows)} rows of {objective.row_length} tokens an epoch"}
+        | {"packing": f"{packing}, {len(batches.windows)} rows of {objective.row_length} tokens an epoch"}
         | runtime.reasons
         | describe_sharding(settings.sharding, ranks)
         | describe_memory(memory, chosen, runtime)

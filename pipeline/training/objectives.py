@@ -68,6 +68,11 @@ def choose_objective(name: str | None, family: str) -> str:
     return name or OBJECTIVES[family][0]
 
 
+def choose_packing(packing: str | None, objective: str) -> str:
+    """The packing of params.yaml, or documents where the objective goes with it."""
+    return packing or ("documents" if objective in PACKABLE else "stream")
+
+
 @dataclass(frozen=True)
 class Objective:
     """One objective on one tokenizer and context length.
@@ -110,7 +115,7 @@ class Objective:
 
 
 def make_objective(name: str, tokenizer: Tokenizer, context_length: int, settings: Pretrain) -> Objective:
-    """The objective of this name, its rows cut as `settings.packing` says.
+    """The objective of this name, its rows cut as `settings.packing` says, see `choose_packing`.
 
     Raises:
         HallmarkError: the tokenizer lacks a mark that the objective needs, nothing fits the context, or the objective
@@ -118,7 +123,7 @@ def make_objective(name: str, tokenizer: Tokenizer, context_length: int, setting
     """
     length, weights = context_length, settings.source_weights
     masking = Masking(tokenizer, settings.mask_share, settings.whole_words)
-    if settings.packing == "documents":
+    if choose_packing(settings.packing, name) == "documents":
         return _packed_objective(name, tokenizer, length, masking, weights)
 
     def stream(row_length: int, share: float, window: int, stride: int, make_row: MakeRow) -> Objective:

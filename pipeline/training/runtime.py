@@ -70,6 +70,8 @@ class Runtime:
         if self.compile:
             how: Any = {"dynamic": self.any_length, "recompile_limit": MOST_SHAPES}
             for module in model.modules():
+                if isinstance(module, Stack):
+                    module.is_compiled = True
                 if isinstance(module, Block | TokenLoss):
                     module.compile(**how)
                 elif isinstance(module, Stack | Embedding) and not isinstance(module.norm, nn.Identity):

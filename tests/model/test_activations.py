@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -56,11 +57,10 @@ def test_only_compiled_training_writes_them_out(monkeypatch: pytest.MonkeyPatch)
 def test_the_backward_pass_takes_no_exponential() -> None:
     """In the code that torch makes of it, the slope is kept; it would be made anew if it stood alone."""
     from functorch.compile import aot_function, min_cut_rematerialization_partition, nop
-    from torch.fx import GraphModule
 
     graphs: list[str] = []
 
-    def write_down(gm: GraphModule, example_inputs: list[Tensor]) -> Callable[..., object]:
+    def write_down(gm: Any, example_inputs: Any) -> Any:
         graphs.append(gm.code)
         return nop(gm, example_inputs)
 

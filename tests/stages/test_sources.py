@@ -73,16 +73,17 @@ def test_weights_are_told_and_counted(encoded: dict[str, int], capsys: pytest.Ca
     plain = losses()
     assert losses({"prose": 1, "verse": 1}) == plain
     capsys.readouterr()
-    weighted = losses({"prose": 0.5, "verse": 4})
+    weighted = losses({"prose": 0.5, "verse": 4}, packing="stream")
     told = capsys.readouterr().out
     assert weighted != plain
     total = encoded["prose"] / 2 + encoded["verse"] * 4
     share = f"{encoded['verse'] * 4 / total:.1%}"
     assert f"source.verse: 4 x {encoded['verse']:,} = {encoded['verse'] * 4:,} tokens an epoch, {share}\n" in told
-    rows = re.search(r"packing: stream, (\d+) rows of 16 tokens an epoch", told)
+    rows = re.search(r"packing: stream \(set\), (\d+) rows of 16 tokens an epoch", told)
     assert rows
     assert abs(int(rows[1]) * 16 - total) < 3 * 16
-    assert losses({"prose": 0.5, "verse": 4}, packing="documents") != weighted
+    assert losses({"prose": 0.5, "verse": 4}) != weighted
+    assert "packing: documents (objective causal)" in capsys.readouterr().out
 
 
 def test_a_source_that_is_not_there_stops_it_before_the_first_step(encoded: dict[str, int]) -> None:

@@ -19,7 +19,7 @@ from pipeline.training.mixture import Mixture
 from pipeline.training.objectives import PACKABLE, PretrainingLoss, Validation
 from pipeline.training.packing import best_fit, packed_documents
 from pipeline.training.windows import Epoch
-from tests.training.tiny import CONTEXT, tiny_config, tiny_objective, tiny_runtime, tiny_shard, tiny_tokenizer
+from tests.training.tiny import CONTEXT, PRESETS, tiny_config, tiny_objective, tiny_runtime, tiny_shard, tiny_tokenizer
 
 LENGTHS = st.lists(st.integers(1, 70), min_size=1, max_size=60)
 CAPACITY = st.integers(1, 24)
@@ -204,6 +204,14 @@ def test_validation_on_packed_documents_counts_every_byte_of_the_text() -> None:
     labels = torch.cat([batch["labels"].flatten() for batch in validation.batches])
     assert validation.target_bytes[labels[labels != NO_TARGET]].sum() == tiny_shard().text_bytes
     assert validation(model)["bits_per_byte"] == pytest.approx(np.log2(tiny_tokenizer().vocab_size), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", PRESETS)
+def test_no_document_sees_another_unless_that_is_asked_for(objective: str) -> None:
+    (batch,) = tiny_objective(objective, packing=None).validation(tiny_shard(), 1000)
+    assert ("documents" in batch) == (objective in PACKABLE)
+    (batch,) = tiny_objective(objective, packing="stream").validation(tiny_shard(), 1000)
+    assert "documents" not in batch
 
 
 @pytest.mark.parametrize("objective", ["mlm+nsp", "span-corruption"])

@@ -51,7 +51,8 @@ def tiny_shard() -> TokenShard:
 
 
 def tiny_objective(name: str, **changes: Any) -> Objective:
-    return make_objective(name, tiny_tokenizer(), CONTEXT, Pretrain(mask_share=0.2, mean_span=2, **changes))
+    settings = {"mask_share": 0.2, "mean_span": 2, "packing": "stream"} | changes
+    return make_objective(name, tiny_tokenizer(), CONTEXT, Pretrain.model_validate(settings))
 
 
 def tiny_config(objective: str, **changes: Any) -> ModelConfig:
