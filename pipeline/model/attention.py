@@ -224,6 +224,15 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
             module.recorded = None
 
 
+def padding_bias(visible_BS: Tensor | None) -> Tensor | None:
+    """bias (B, 1, 1, S), alike for all queries: -inf at padding, except in rows of nothing but padding."""
+    if visible_BS is None:
+        return None
+    hidden_BS = ~visible_BS & visible_BS.any(dim=1, keepdim=True)
+    bias_BS = torch.zeros(hidden_BS.shape, device=hidden_BS.device).masked_fill(hidden_BS, -math.inf)
+    return bias_BS[:, None, None]
+
+
 def visible_bias(
     query_positions_BT: Tensor,
     key_positions_BS: Tensor,
@@ -234,7 +243,7 @@ def visible_bias(
     prefix_BS: Tensor | None = None,
     documents_BT: Tensor | None = None,
 ) -> Tensor | None:
-    """bias (B or 1, 1, T, S), float32: 0 where a query may look, -inf where it may not; None if it may everywhere.
+    """bias (B or 1, 1, T or 1, S), float32: 0 where a query may look, -inf where it may not; None if it may everywhere.
 
     Args:
         query_positions_BT, key_positions_BS: int64; B may be 1.
@@ -245,8 +254,11 @@ def visible_bias(
             (prefix LM, Raffel et al. 2020).
         documents_BT: int64; no query sees a key of another document, whose positions may be the same. S is T.
 
-    Every query sees its own position in any case: a row of nothing but padding must not become NaN.
+    A row of nothing but padding must not become NaN: it sees all of itself where only padding is hidden, and else every
+    query its own position.
     """
+    if not causal and window is None and documents_BT is None:
+        return padding_bias(visible_BS)
     keys_B1S = key_positions_BS[:, None]
     distance_BTS = query_positions_BT[:, :, None] - keys_B1S
     allowed_BTS = torch.ones_like(distance_BTS, dtype=torch.bool)
@@ -258,19 +270,8 @@ def visible_bias(
         allowed_BTS = allowed_BTS & (distance_BTS.abs() < window)
     if visible_BS is not None:
         allowed_BTS = allowed_BTS & visible_BS[:, None]
-    elif not causal and window is None and documents_BT is None:
-        return None
     allowed_BTS = allowed_BTS | (distance_BTS == 0)
     if documents_BT is not None:
         allowed_BTS = allowed_BTS & (documents_BT[:, :, None] == documents_BT[:, None])
     bias_BTS = torch.zeros(allowed_BTS.shape, device=allowed_BTS.device).masked_fill(~allowed_BTS, -math.inf)
     return bias_BTS[:, None]
-
-
-def memory_bias(visible_BS: Tensor | None) -> Tensor | None:
-    """bias (B, 1, 1, S) of cross-attention: -inf at padding, except in rows of nothing but padding."""
-    if visible_BS is None:
-        return None
-    hidden_BS = ~visible_BS & visible_BS.any(dim=1, keepdim=True)
-    bias_BS = torch.zeros(hidden_BS.shape, device=hidden_BS.device).masked_fill(hidden_BS, -math.inf)
-    return bias_BS[:, None, None]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.attention import Attention, Sight, memory_bias, take_places, visible_bias, visible_blocks
+from pipeline.model.attention import Attention, Sight, padding_bias, take_places, visible_bias, visible_blocks
 from pipeline.model.cache import DecoderCache, KeyValues
 from pipeline.model.config import ModelConfig
 from pipeline.model.feed_forward import FeedForward
@@ -131,7 +131,7 @@ class Stack(nn.Module):
         sights = self._sights(positions_BT, visible_BS, prefix_BS, documents_BT, cache)
         states = memory_sight = None
         if memory is not None:
-            states, memory_sight = memory.states_BSD, Sight(memory_bias(memory.visible_BS))
+            states, memory_sight = memory.states_BSD, Sight(padding_bias(memory.visible_BS))
         for layer, block in enumerate(self.blocks):
             own = cache.own[layer] if cache is not None else None
             across = cache.memory[layer] if cache is not None and cache.memory else None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common.params import Model
-from pipeline.model.attention import attend, memory_bias, visible_bias
+from pipeline.model.attention import attend, padding_bias, visible_bias
 from pipeline.model.attention_gradient import HALVES_PAY_FROM, attend_with_gradient
 from pipeline.model.config import derive_config
 from pipeline.model.transformer import Transformer
@@ -78,7 +78,7 @@ def test_of_all_positions() -> None:
 def test_of_all_but_padding(queries: int) -> None:
     visible, places = torch.arange(9) < torch.tensor([[9], [4]]), torch.arange(9)[None]
     own = visible_bias(places, places, causal=False, visible_BS=visible)
-    assert_the_same(with_gradient, random_inputs(queries, 9), own if queries == 9 else memory_bias(visible))
+    assert_the_same(with_gradient, random_inputs(queries, 9), own if queries == 9 else padding_bias(visible))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 6, 6), (1, 3, 6, 6)])
