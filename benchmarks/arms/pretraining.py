@@ -97,8 +97,8 @@ def _task(settings: Settings, preset: str, pretrain: Pretrain) -> tuple[ModelCon
     )
     config, _ = derive_config(model, settings["vocab_size"])
     tokenizer = make_tokenizer(settings["vocab_size"])
-    packed = pretrain.model_copy(update={"packing": "stream"})  # as the peers
-    objective = make_objective(choose_objective(None, config.family), tokenizer, config.context_length, packed)
+    as_peers = pretrain.model_copy(update={"packing": "stream"})
+    objective = make_objective(choose_objective(None, config.family), tokenizer, config.context_length, as_peers)
     return config, objective, make_shard(tokenizer, SHARD_TOKENS)
 
 
