@@ -256,8 +256,8 @@ class _Loop:
         self.replay.begin_step()
         sums, counts = zip(*map(self.replay, micro_batches), strict=True)
         total, valid = torch.stack(sums).sum(), torch.stack(counts).sum()
-        gradients = own_gradients(self.parameters)
-        self.runtime.ranks.sum_([*([] if self.sharded else gradients), total, valid])  # sharded: backward did it
+        gradients = [] if self.sharded else own_gradients(self.parameters)  # sharded: backward added them up
+        self.runtime.ranks.sum_([*gradients, total, valid])
         return total / valid, valid
 
     def _replays(self, batch: Batch) -> bool:

@@ -179,7 +179,7 @@ def test_it_learns_the_names(rows: pd.DataFrame, tokenizer: Tokenizer) -> None:
     task = make_task(rows, tokenizer)
     model = learn(task, 120, clip=1.0)  # without, it is 0.5 to 1.0, by the seed and the processor; with, 0.77 to 0.89
     with torch.no_grad():
-        assert task.measure(model, torch.device("cpu"))["micro_f1"] > 0.6
+        assert task.measure(model, torch.device("cpu"))["micro_f1"] > 0.7
 
 
 def test_a_draw_takes_so_many_texts_of_each_label_and_as_many_without() -> None:
