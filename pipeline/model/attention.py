@@ -19,6 +19,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.linear import Linear
 from pipeline.model.norms import NORMS, widen
 from pipeline.model.positions import rotate
+from pipeline.model.softmax import steady_softmax
 
 
 class Sight(NamedTuple):
@@ -62,7 +63,7 @@ def take_places(x_BTD: Tensor, asked_BR: Tensor) -> Tensor:
 def attention_weights(q_BHTK: Tensor, k_BHSK: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """softmax(scale Q K^T + bias) over S, float32 (B, H, T, S) (Vaswani et al. 2017, eq. 1)."""
     scores_BHTS = widen(q_BHTK @ k_BHSK.transpose(-2, -1)) * scale
-    return (scores_BHTS if bias is None else scores_BHTS + bias).softmax(dim=-1)
+    return steady_softmax(scores_BHTS if bias is None else scores_BHTS + bias)
 
 
 def attend(

@@ -13,11 +13,9 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 Collate = Callable[[np.ndarray, int], Batch]  # (example numbers, T) to the tensors of one batch
 
-# Between other lengths the bits depend on the number of threads: those of torch's gradient of a softmax, written out in
-# attention, whose rows are no multiple of 16, and with fewer rows than 32 those of a float32 product.
-LENGTH_STEP = 16
-LEAST_LENGTH = 32
-MOST_LENGTHS = {"cpu": 16, "cuda": 6}  # on a GPU each is compiled or recorded anew, and padding costs little
+LENGTH_STEP = 8
+LEAST_LENGTH = 32  # with fewer rows the bits of a float32 product depend on the number of threads
+MOST_LENGTHS = {"cpu": 32, "cuda": 6}  # on a GPU each is compiled or recorded anew, and padding costs little
 
 
 def bucket_lengths(longest: int) -> np.ndarray:
