@@ -73,8 +73,8 @@ def read_trained(folder: Path | str, kind: str) -> tuple[dict[str, Tensor], dict
 class Trained:
     """A trained task model. What it says of a row of token ids depends on nothing but the row.
 
-    On a CPU every row is run alone, in one of a few lengths: other rows, their order and the number of threads then
-    cannot change a bit. On a GPU the rows of one length are run in batches of one fixed size.
+    On a CPU every row is run alone, in one of a few lengths: other rows, their order and, in float32, the number of
+    threads then cannot change a bit. On a GPU the rows of one length are run in batches of one fixed size.
 
     Args:
         model: takes ids_BT and lengths_B.

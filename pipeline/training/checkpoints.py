@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -67,10 +68,18 @@ class Checkpoints:
         folder: belongs to this training alone.
         keep_every: move checkpoints of these multiples of steps to `kept` beside the folder instead of removing them.
         writes: this rank writes them for all.
+        bound_to: what decides the bits of this training beside its settings and `versions`, by name.
     """
 
-    def __init__(self, folder: Path, keep_every: int | None = None, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep_every: int | None = None,
+        writes: bool = True,
+        bound_to: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder, self.keep_every, self.writes = folder, keep_every, writes
+        self.versions = versions() | dict(bound_to or {})
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._write: Future[None] | None = None
 
@@ -92,7 +101,7 @@ class Checkpoints:
         """
         self.wait()
         if self.writes or is_sharded(model):
-            snapshot = take_snapshot(model, optimizers, progress, best, random, keep=self.writes)
+            snapshot = take_snapshot(model, optimizers, progress, best, random, self.versions, keep=self.writes)
             if self.writes:
                 self._write = self._thread.submit(self._write_and_prune, snapshot)
 
@@ -180,7 +189,7 @@ class Checkpoints:
             if problems:
                 lost = f"{steps[-1] - step} steps are done again"
                 print(f"hallmark: warning: going on after step {step} instead: {lost}", file=sys.stderr, flush=True)
-            check_versions(about["versions"], str(_paths(self.folder, step)[1]))
+            check_versions(about["versions"], self.versions, str(_paths(self.folder, step)[1]))
             return restore(model, optimizers, tensors, about)
         if problems:
             listing = "".join(f"\n  - {problem}" for problem in problems)
@@ -195,6 +204,7 @@ def take_snapshot(
     progress: Progress,
     best: dict[str, Tensor] | None,
     random: RandomState,
+    versions: dict[str, str],
     keep: bool = True,
 ) -> Snapshot:
     """Copy the state; without `keep` only take part in gathering what is sharded, one tensor at a time."""
@@ -209,7 +219,7 @@ def take_snapshot(
     tensors |= {f"random.{name}": value for name, value in random.torch.items()}
     tensors |= {f"best.{name}": value for name, value in (best or {}).items()}  # never changed, only replaced
     return Snapshot(
-        progress.step, tensors, {"progress": dict(vars(progress)), "random": random.to_json(), "versions": versions()}
+        progress.step, tensors, {"progress": dict(vars(progress)), "random": random.to_json(), "versions": versions}
     )
 
 
@@ -297,7 +307,7 @@ def _paths(folder: Path, step: int) -> tuple[Path, Path]:
 
 
 def versions() -> dict[str, str]:
-    """What decides the bits of a training beside its settings."""
+    """The programs that decide the bits of a training."""
     try:
         hallmark = version("hallmark-lm")
     except PackageNotFoundError:  # run from the sources
@@ -310,9 +320,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_versions(written: dict[str, str], where: str) -> None:
+def check_versions(written: dict[str, str], here: dict[str, str], where: str) -> None:
     """Refuse another torch, whose bits may differ; say what else is another."""
-    here = versions()
     if written["torch"] != here["torch"]:
         raise HallmarkError(
             f"torch {written['torch']} wrote this checkpoint and {here['torch']} is installed: the bits may differ",
@@ -321,8 +330,5 @@ def check_versions(written: dict[str, str], where: str) -> None:
         )
     for name in sorted(here.keys() & written.keys()):
         if here[name] != written[name]:
-            print(
-                f"hallmark: warning: {where}: {name} {written[name]} wrote this checkpoint and {here[name]} goes on",
-                file=sys.stderr,
-                flush=True,
-            )
+            what = f"{name} {written[name]} wrote this checkpoint and {here[name]} goes on: the bits may differ"
+            print(f"hallmark: warning: {where}: {what}", file=sys.stderr, flush=True)

@@ -140,7 +140,9 @@ class _Loop:
         self.sharded = is_sharded(model)
         self.best: dict[str, Tensor] | None = None
         self.progress = Progress(finished=plan.steps == 0)
-        self.checkpoints = Checkpoints(scratch, plan.keep_every, writes=runtime.ranks.is_first)
+        self.checkpoints = Checkpoints(
+            scratch, plan.keep_every, writes=runtime.ranks.is_first, bound_to=runtime.bound_to
+        )
         self._resume()
         self.upcoming: tuple[list[Batch], dict[str, Any]] | None = None  # fetched while a GPU was at work
         self.saved_step, self.random = self.progress.step, random_state()

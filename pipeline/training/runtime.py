@@ -55,6 +55,17 @@ class Runtime:
         """FLOPs per second of this machine's matrix products, of one rank; measured once, when first asked for."""
         return matmul_flops_per_second(self)
 
+    @property
+    def bound_to(self) -> dict[str, str]:
+        """What of this process decides the bits of a training, beside its settings and versions.
+
+        oneDNN cuts the sums of bfloat16 products as is fastest on so many threads: by AMX often, else rarely, from 4
+        threads on. Its `deterministic` attribute does not keep it from that.
+        """
+        if self.device.type == "cpu" and self.precision == torch.bfloat16:
+            return {"threads": str(torch.get_num_threads())}
+        return {}
+
     def replays(self, flops: float) -> bool:
         """Whether a batch of so many FLOPs is recorded as a CUDA graph, see `pipeline.training.replay`; only alone, as
         ranks wait for one another.
@@ -132,7 +143,10 @@ def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = N
     reasons = {"device": device_reason, "precision": precision_reason, "compile": compile_reason}
     if ranks.size > 1:
         reasons["ranks"] = f"{ranks.size}, each on its share of every batch"
-    return Runtime(device, precision, compiled, reasons, ranks, any_length=any_length)
+    runtime = Runtime(device, precision, compiled, reasons, ranks, any_length=any_length)
+    for name, value in runtime.bound_to.items():
+        reasons[name] = f"{value} (with others bfloat16 products may have other bits)"
+    return runtime
 
 
 def keep_freed_memory() -> None:

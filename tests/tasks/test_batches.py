@@ -22,8 +22,8 @@ def source(lengths: list[int], batch_size: int = 4, seed: int = 0) -> LengthBuck
 @given(st.integers(1, 5000))
 def test_the_lengths_are_few_and_the_longest_text_fits(longest: int) -> None:
     buckets = bucket_lengths(longest)
-    assert len(buckets) <= 16
-    assert not (buckets[:-1] % 16).any()
+    assert len(buckets) <= 32
+    assert not (buckets[:-1] % 8).any()
     assert buckets[-1] == longest
     assert (np.diff(buckets) > 0).all()
     fitting = smallest_fitting(np.arange(1, longest + 1), buckets)
@@ -31,9 +31,9 @@ def test_the_lengths_are_few_and_the_longest_text_fits(longest: int) -> None:
 
 
 def test_default_lengths() -> None:
-    assert bucket_lengths(256).tolist() == list(range(32, 257, 16))
-    assert bucket_lengths(512).tolist() == list(range(32, 513, 32))
-    assert bucket_lengths(52).tolist() == [32, 48, 52]
+    assert bucket_lengths(256).tolist() == list(range(32, 257, 8))
+    assert bucket_lengths(512).tolist() == list(range(32, 513, 16))
+    assert bucket_lengths(52).tolist() == [32, 40, 48, 52]
     assert bucket_lengths(20).tolist() == [20]
     assert bucket_lengths(5).tolist() == [5]
 
@@ -51,9 +51,9 @@ def test_of_the_lengths_a_few_are_taken(longest: int, most: int) -> None:
 def test_padded_to_few_lengths_every_example_comes_in_one_of_them() -> None:
     batches = source(list(range(1, 97)))
     batches.pad_to_few(3)
-    assert batches.buckets.tolist() == [32, 64, 96]
+    assert batches.buckets.tolist() == [48, 72, 96]
     lengths = [next(batches)[0][0]["input_ids"].shape[1] for _ in range(batches.steps_per_epoch)]
-    assert sorted(lengths) == [32] * 8 + [64] * 8 + [96] * 8
+    assert sorted(lengths) == [48] * 12 + [72] * 6 + [96] * 6
     assert batches.tokens_per_epoch == 4 * sum(lengths)
 
 

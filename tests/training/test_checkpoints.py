@@ -192,6 +192,17 @@ def test_another_version_of_torch_is_refused_and_others_are_told(
         Checkpoints(tmp_path).load(model, optimizers)
 
 
+def test_another_number_of_threads_is_told_where_the_bits_depend_on_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, optimizers = tiny_training()
+    with Checkpoints(tmp_path, bound_to={"threads": "2"}) as checkpoints:
+        checkpoints.save(model, optimizers, Progress(step=1), None, random_state())
+    for bound_to, told in (({"threads": "1"}, True), ({"threads": "2"}, False), ({}, False)):
+        assert Checkpoints(tmp_path, bound_to=bound_to).load(model, optimizers) is not None
+        assert ("threads 2 wrote this checkpoint and 1 goes on" in capfd.readouterr().err) == told
+
+
 def test_a_full_disk_stops_the_training_and_leaves_the_checkpoint_before(
     tmp_path: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:

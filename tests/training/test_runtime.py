@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -49,3 +50,11 @@ def test_texts_of_any_length_are_compiled_once_and_from_a_size_of_their_own(
     found = choose_runtime(Compute(device="cpu"), flops, shapes=shapes)
     assert found.reasons["compile"].startswith(expected)
     assert found.any_length == (shapes > 1)
+
+
+@pytest.mark.parametrize(("precision", "told"), [("bfloat16", True), ("float32", False)])
+def test_threads_are_told_where_the_bits_may_follow_them(precision: Literal["bfloat16", "float32"], told: bool) -> None:
+    found = choose_runtime(Compute(device="cpu", precision=precision), 0)
+    assert found.bound_to == ({"threads": str(torch.get_num_threads())} if told else {})
+    assert ("threads" in found.reasons) == told
+    assert replace(found, device=torch.device("cuda")).bound_to == {}
