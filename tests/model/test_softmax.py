@@ -1,7 +1,5 @@
 """The softmax of attention, against torch's."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,13 +7,6 @@ from torch import Tensor
 from pipeline.model.softmax import STEADY_MULTIPLE, steady_softmax
 
 KEYS = [1, 7, STEADY_MULTIPLE, 24, 40, 250]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def gradient(scores: Tensor, dweights: Tensor) -> Tensor:
@@ -33,7 +24,7 @@ def test_it_is_torchs(keys: int) -> None:
 
 
 @pytest.mark.parametrize("keys", KEYS)
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("own_threads")
 def test_its_gradient_has_the_same_bits_on_any_number_of_threads(keys: int) -> None:
     """torch's own has not, for 7, 24, 40 and 250 keys."""
     torch.manual_seed(0)

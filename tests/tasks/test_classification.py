@@ -1,7 +1,5 @@
 """The classification task: network, loss, measuring, and a trained classifier that depends on the text alone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,16 +207,7 @@ def folder(tmp_path: Path, config: ModelConfig, tokenizer: Tokenizer, rows: pd.D
     return tmp_path / "model"
 
 
-@contextmanager
-def threads_of_torch(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
+@pytest.mark.usefixtures("own_threads")
 def test_what_is_said_of_a_text_depends_on_nothing_but_the_text(folder: Path, rows: pd.DataFrame) -> None:
     classifier, texts = load_classifier(folder), rows["text"].tolist()
     together = classifier.predict_probabilities(texts)
@@ -228,11 +217,12 @@ def test_what_is_said_of_a_text_depends_on_nothing_but_the_text(folder: Path, ro
     assert np.array_equal(classifier.predict_probabilities(texts[::-1])[::-1], together)
     alone = [classifier.predict_probabilities([text])[0] for text in texts]
     assert np.array_equal(np.stack(alone), together)
-    with threads_of_torch(3 - min(torch.get_num_threads(), 2)):
-        assert np.array_equal(classifier.predict_probabilities(texts), together)
+    torch.set_num_threads(3 - min(torch.get_num_threads(), 2))
+    assert np.array_equal(classifier.predict_probabilities(texts), together)
     assert classifier.predict(texts[:2]) == [classifier.labels[place] for place in together[:2].argmax(axis=1)]
 
 
+@pytest.mark.usefixtures("own_threads")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_gradients_are_the_same_with_one_thread_and_two(config: ModelConfig, precision: torch.dtype) -> None:
     """In the default's shapes: the product that makes the head's gradient is one that MKL cuts, if it is let."""
@@ -243,7 +233,8 @@ def test_gradients_are_the_same_with_one_thread_and_two(config: ModelConfig, pre
     batch = {"input_ids": ids_BT, "lengths": lengths_B, "labels": torch.arange(16) % 10, "weights": torch.ones(16)}
     found = []
     for threads in (1, 2):
-        with threads_of_torch(threads), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        torch.set_num_threads(threads)
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             model.zero_grad()
             loss, _ = classification_loss(model, batch)
             loss.backward()

@@ -1,8 +1,7 @@
-"""Training on rows of every length: eager, and by code that is compiled once for all."""
+"""Code that is compiled once for rows of every length."""
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
 
 import pytest
 import torch
@@ -22,19 +21,16 @@ CONFIG = ModelConfig(50, WIDTH, 1, 2, 48, 40, tied_embeddings=False, dropout=0.0
 
 
 @pytest.fixture
-def clean_torch() -> Iterator[None]:
-    threads = torch.get_num_threads()
+def nothing_compiled(own_threads: None) -> Iterator[None]:
     with inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False):
         yield
-    torch.set_num_threads(threads)
     torch._dynamo.reset()
 
 
-def gradients(how: Literal["always", "never"], first_length: int) -> list[str]:
-    """Hashes of the gradients of a batch of each of LENGTHS, by code that saw another batch first; `how` is
-    `compute.compile`."""
+def gradients(first_length: int) -> list[str]:
+    """Hashes of the gradients of a batch of each of LENGTHS, by code that saw another batch first."""
     torch._dynamo.reset()
-    runtime = choose_runtime(Compute(compile=how, device="cpu", precision="float32"), 0, shapes=len(LENGTHS))
+    runtime = choose_runtime(Compute(compile="always", device="cpu", precision="float32"), 0, shapes=len(LENGTHS))
     torch.manual_seed(0)
     model = TextClassifier(CONFIG, 3, "mean")
     runtime.compile_blocks(model)
@@ -55,24 +51,14 @@ def gradients(how: Literal["always", "never"], first_length: int) -> list[str]:
     return [of(length) for length in LENGTHS]
 
 
-@pytest.mark.usefixtures("clean_torch")
+@pytest.mark.usefixtures("nothing_compiled")
 def test_the_bits_follow_from_no_first_length_and_no_number_of_threads() -> None:
     """As many tokens as rows, or as the network is wide: all is compiled once."""
     found = []
     for count, first_length in ((2, ROWS), (1, WIDTH)):
         torch.set_num_threads(count)
         counters.clear()
-        found.append(gradients("always", first_length))
+        found.append(gradients(first_length))
         assert counters["stats"]["unique_graphs"] == 2  # a block, and the norm behind it
     assert found[0] == found[1]
     assert len(set(found[0])) == len(LENGTHS)
-
-
-@pytest.mark.usefixtures("clean_torch")
-def test_nor_where_nothing_is_compiled() -> None:
-    """Of a softmax over 8, 24 or 40 keys torch's own gradient depends on the number of threads."""
-    found = []
-    for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        found.append(gradients("never", LENGTHS[0]))
-    assert found[0] == found[1] == found[2]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,16 +117,14 @@ def test_no_logits_are_kept_and_no_more_than_a_part_are_made() -> None:
     assert set(kept) == {head.x.shape, head.weight.shape, (VOCABULARY,)}
 
 
+@pytest.mark.usefixtures("own_threads")
 def test_its_bits_do_not_follow_the_number_of_threads() -> None:
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(0, 512, (2048,), generator=generator)
     head = Head(torch.randn(2048, 64, generator=generator), torch.randn(512, 64, generator=generator), None, labels)
-    before, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                found.append(results(in_parts_of(700), head))
-    finally:
-        torch.set_num_threads(before)
+    found = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(results(in_parts_of(700), head))
     assert all(map(torch.equal, *found))
