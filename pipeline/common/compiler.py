@@ -12,11 +12,7 @@ def find_compiler() -> str | None:
 
 
 def prepare_inductor() -> None:
-    """Keep Inductor's cache with this machine's state, let it trust the processor about its vector instructions (to
-    compile a trial of each takes 5 s), and let the C++ compiler multiply and add in one instruction, rounding once.
-
-    What the user set stays. Call it before Inductor is imported.
-    """
+    """Keep Inductor's cache with this machine's state, and let it trust the processor about its vector instructions:
+    to compile a trial of each takes 5 s. What the user set stays. Call it before Inductor is imported."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home() / "inductor"))
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
-    os.environ.setdefault("TORCHINDUCTOR_CPP_ENABLE_FLOATING_POINT_CONTRACT_FLAG", "fast")

@@ -58,3 +58,13 @@ def test_threads_are_told_where_the_bits_may_follow_them(precision: Literal["bfl
     assert found.bound_to == ({"threads": str(torch.get_num_threads())} if told else {})
     assert ("threads" in found.reasons) == told
     assert replace(found, device=torch.device("cuda")).bound_to == {}
+
+
+def test_compiled_code_rounds_every_product() -> None:
+    """Where a C++ compiler may multiply and add in one rounding, it does so in one loop and not in another, and Inductor
+    writes other loops for one thread than for two: the default network had other gradients then.
+    """
+    from torch._inductor import config
+
+    tiny_runtime(compile="always")
+    assert config.cpp.enable_floating_point_contract_flag == "off"
