@@ -61,8 +61,8 @@ def test_threads_are_told_where_the_bits_may_follow_them(precision: Literal["bfl
 
 
 def test_compiled_code_rounds_every_product() -> None:
-    """Where a C++ compiler may multiply and add in one rounding, it does so in one loop and not in another, and Inductor
-    writes other loops for one thread than for two: the default network had other gradients then.
+    """A C++ compiler that may round a product and a sum once does so in some loops, and Inductor writes other loops for
+    one thread than for two: the default network had other gradients then.
     """
     from torch._inductor import config
 
