@@ -29,7 +29,6 @@ class Sight(NamedTuple):
         bias: float32, broadcasts to (B, H, T, S): 0 or a position's score where a query may look, -inf where it may
             not; None: everything is seen.
         causal: the bias says "no later position" and nothing else, so that a fast kernel may say it itself.
-        past_only: the bias says "no later position", and perhaps more.
         rotary: cos and sin of the positions, broadcast to (B, H, T, K); None: nothing is turned.
         positions_BT: int64, where new keys go in the cache; only read with a cache.
         blocks: what the bias says, for compiled code, see `visible_blocks`; None: there is only the bias.
@@ -37,7 +36,6 @@ class Sight(NamedTuple):
 
     bias: Tensor | None = None
     causal: bool = False
-    past_only: bool = False
     rotary: tuple[Tensor, Tensor] | None = None
     positions_BT: Tensor | None = None
     blocks: Any = None
@@ -199,7 +197,7 @@ class Attention(nn.Module):
             return attend_fast(q_BHTK, k_BGSK, v_BGSK, sight, self.scale, dropout_share)
         k_BHSK, v_BHSK = self._for_each_head(k_BGSK), self._for_each_head(v_BGSK)
         if self.training and not dropout_share and torch.compiler.is_compiling():
-            return attend_with_gradient(q_BHTK, k_BHSK, v_BHSK, sight.bias, self.scale, past_only=sight.past_only)
+            return attend_with_gradient(q_BHTK, k_BHSK, v_BHSK, sight.bias, self.scale)
         if self.recorded is not None:
             self.recorded.append(attention_weights(q_BHTK, k_BHSK, sight.bias, self.scale))
         return attend(q_BHTK, k_BHSK, v_BHSK, sight.bias, self.scale, dropout_share)

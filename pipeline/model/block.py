@@ -157,7 +157,6 @@ class Stack(nn.Module):
         if self.config.positions == "rotary":
             rotary = self.rope_cos[positions_BT][:, None], self.rope_sin[positions_BT][:, None]
         hidden = (scores, visible_BS, prefix_BS, documents_BT, cache)
-        past_only = self.causal and prefix_BS is None and cache is None
         only_causal = self.causal and all(given is None for given in hidden)
         sights = {}
         for window in set(self.windows):
@@ -177,7 +176,7 @@ class Stack(nn.Module):
                 blocks = visible_blocks(
                     documents_BT, positions_BT, causal=self.causal, window=window, prefix_BS=prefix_BS
                 )
-            sights[window] = Sight(bias, only_causal and window is None, past_only, rotary, positions_BT, blocks)
+            sights[window] = Sight(bias, only_causal and window is None, rotary, positions_BT, blocks)
         return sights
 
     def _asks_blocks(self, documents_BT: Tensor) -> bool:
