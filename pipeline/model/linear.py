@@ -1,7 +1,7 @@
 """A linear layer that trains faster than torch's where it is compiled for a CPU.
 
 The gradient of its weights is a product over all vectors, dY^T X. In bfloat16 oneDNN is quicker at eight of them, over
-an eighth of the vectors each; and it cuts no sum of up to 512 over its threads, so that bits do not follow their number.
+an eighth of the vectors each; and it cuts no sum of up to 512 over threads, so that bits do not follow their number.
 
 Legend: N vectors, D and E their sizes before and after, P parts.
 """
