@@ -2,6 +2,7 @@
 
 The gradient of its weights is a product over all vectors, dY^T X. In bfloat16 oneDNN is quicker at eight of them, over
 an eighth of the vectors each; and it cuts no sum of up to 512 over threads, so that bits do not follow their number.
+Not so for rows of any length, which are fewer and of smaller networks: there one product is quicker.
 
 Legend: N vectors, D and E their sizes before and after, P parts.
 """
@@ -60,9 +61,11 @@ class _Product(torch.autograd.Function):
 
 
 def weight_gradient(dy_NE: Tensor, x_ND: Tensor) -> Tensor:
-    """dY^T X, (E, D): in bfloat16 a sum of parts in float32, else as it is."""
+    """dY^T X, (E, D): in bfloat16, of a number of vectors that is compiled in, a sum of parts in float32."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # imports what only compiling needs
+
     count = len(x_ND)
-    if x_ND.dtype != torch.bfloat16 or count < PARTS_PAY_FROM or count % PARTS:
+    if x_ND.dtype != torch.bfloat16 or not has_static_value(count) or count < PARTS_PAY_FROM or count % PARTS:
         return dy_NE.mT @ x_ND
     dy_PNE, x_PND = dy_NE.unflatten(0, (PARTS, -1)), x_ND.unflatten(0, (PARTS, -1))
     return torch.bmm(dy_PNE.mT, x_PND).float().sum(dim=0)
