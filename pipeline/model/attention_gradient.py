@@ -76,4 +76,5 @@ def _join(x_BHTK: Tensor) -> Tensor:
 
 
 def _part(x_NTK: Tensor, heads: int) -> Tensor:
+    """(N, ...) to (B, H, ...), without a copy."""
     return x_NTK.unflatten(0, (-1, heads))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from pipeline.model.linear import PARTS, product, weight_gradient
+from pipeline.model.linear import PARTS, PARTS_PAY_FROM, product, weight_gradient
 
 
 @pytest.mark.parametrize("learning", ["xwb", "xw", "xb", "wb", "b", "x"])
@@ -48,7 +48,7 @@ def test_in_parts_the_gradient_of_weights_is_as_exact_as_whole(count: int) -> No
     truth = dy.double().T @ x.double()
     error, allowed = ((each.double() - truth).norm() for each in (weight_gradient(dy, x), dy.T @ x))
     assert error <= 1.1 * allowed + 1e-9
-    if count < 128:
+    if count < PARTS_PAY_FROM:
         assert torch.equal(weight_gradient(dy, x), dy.T @ x)
 
 
