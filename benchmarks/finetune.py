@@ -3,7 +3,7 @@
 Random texts of 22 to 256 tokens, every length as likely (139 on average), one network for all. Each arm trains in a
 process of its own, in float32 and in bfloat16, and they take turns, an epoch at a time:
 
-    hallmark-eager, hallmark-compiled   our task and our loop: texts of similar length, padded to sixteens
+    hallmark-eager, hallmark-compiled   our task and our loop: texts of similar length, padded to eights
     trainer                             `Trainer` as it comes: each batch padded to its longest text
     trainer-grouped                     the same with its own grouping by length
 

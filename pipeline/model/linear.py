@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 MOST_SUMMED = 512
+PARTS_OF_ANY_LENGTH = 8  # where one compilation is for rows of every length: enough for 4,096 vectors
 
 
 class Linear(nn.Linear):
@@ -62,10 +63,11 @@ class _Product(torch.autograd.Function):
 
 
 def weight_gradient(dy_NE: Tensor, x_ND: Tensor) -> Tensor:
-    """dY^T X, (E, D): in bfloat16, where N is known as code is compiled, a sum of parts in float32."""
-    count = len(x_ND)
-    parts = count_parts(count) if x_ND.dtype == torch.bfloat16 and is_known(count) else 1
-    if parts == 1:
+    """dY^T X, (E, D): in bfloat16 a sum of parts in float32, if N can be cut evenly."""
+    count, parts = len(x_ND), 1
+    if x_ND.dtype == torch.bfloat16:
+        parts = count_parts(count) if is_known(count) else PARTS_OF_ANY_LENGTH
+    if parts == 1 or count % parts:
         return dy_NE.mT @ x_ND
     dy_PNE, x_PND = dy_NE.unflatten(0, (parts, -1)), x_ND.unflatten(0, (parts, -1))
     return torch.bmm(dy_PNE.mT, x_PND).float().sum(dim=0)

@@ -1,7 +1,8 @@
 """Code that is compiled once for rows of every length."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -14,10 +15,9 @@ from pipeline.model.config import ModelConfig
 from pipeline.tasks.classification import TextClassifier
 from pipeline.training.runtime import choose_runtime
 
-LENGTHS = (8, 16, 24, 40)
-ROWS, WIDTH = 16, 32
+ROWS = 16
+Precision = Literal["float32", "bfloat16"]
 SIMPLE = {"positions": "none", "qk_norm": False, "feed_forward": "relu"}
-CONFIG = ModelConfig(50, WIDTH, 1, 2, 48, 40, tied_embeddings=False, dropout=0.0, family="encoder", **SIMPLE)
 
 
 @pytest.fixture
@@ -27,19 +27,26 @@ def nothing_compiled(own_threads: None) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def gradients(first_length: int) -> list[str]:
-    """Hashes of the gradients of a batch of each of LENGTHS, by code that saw another batch first."""
+def gradients(precision: Precision, width: int, lengths: Sequence[int], first_length: int) -> list[str]:
+    """Hashes of the gradients of a batch of each of `lengths`, by code that saw another batch first."""
     torch._dynamo.reset()
-    runtime = choose_runtime(Compute(compile="always", device="cpu", precision="float32"), 0, shapes=len(LENGTHS))
+    runtime = choose_runtime(Compute(compile="always", device="cpu", precision=precision), 0, shapes=len(lengths))
     torch.manual_seed(0)
-    model = TextClassifier(CONFIG, 3, "mean")
+    longest = max(*lengths, first_length)
+    model = TextClassifier(
+        ModelConfig(50, width, 1, 2, 48, longest, tied_embeddings=False, dropout=0.0, family="encoder", **SIMPLE),
+        3,
+        "mean",
+    )
     runtime.compile_blocks(model)
 
     def of(length: int) -> str:
         generator = torch.Generator().manual_seed(length)
         ids_BT = torch.randint(50, (ROWS, length), generator=generator)
         lengths_B = torch.randint(1, length + 1, (ROWS,), generator=generator)
-        torch.nn.functional.cross_entropy(model(ids_BT, lengths_B), torch.arange(ROWS) % 3).backward()
+        with runtime.autocast():
+            logits_BC = model(ids_BT, lengths_B)
+        torch.nn.functional.cross_entropy(logits_BC, torch.arange(ROWS) % 3).backward()
         found = hashlib.sha256()
         for parameter in model.parameters():
             assert parameter.grad is not None
@@ -48,17 +55,22 @@ def gradients(first_length: int) -> list[str]:
         return found.hexdigest()
 
     of(first_length)
-    return [of(length) for length in LENGTHS]
+    return [of(length) for length in lengths]
 
 
 @pytest.mark.usefixtures("nothing_compiled")
-def test_the_bits_follow_from_no_first_length_and_no_number_of_threads() -> None:
+@pytest.mark.parametrize(
+    ("precision", "width", "lengths"), [("float32", 32, (8, 16, 24, 40)), ("bfloat16", 128, (32, 40, 128))]
+)
+def test_the_bits_follow_from_no_first_length_and_no_number_of_threads(
+    precision: Precision, width: int, lengths: Sequence[int]
+) -> None:
     """As many tokens as rows, or as the network is wide: all is compiled once."""
     found = []
-    for count, first_length in ((2, ROWS), (1, WIDTH)):
+    for count, first_length in ((2, ROWS), (1, width)):
         torch.set_num_threads(count)
         counters.clear()
-        found.append(gradients(first_length))
+        found.append(gradients(precision, width, lengths, first_length))
         assert counters["stats"]["unique_graphs"] == 2  # a block, and the norm behind it
     assert found[0] == found[1]
-    assert len(set(found[0])) == len(LENGTHS)
+    assert len(set(found[0])) == len(lengths)
