@@ -1,7 +1,8 @@
-"""A linear layer whose weights have the same gradient on any number of threads, in bfloat16 on a CPU, and soon.
+"""A linear layer that learns the same bits on any number of threads, in bfloat16 on a CPU.
 
-The gradient is a product over all vectors, dY^T X. By AMX instructions oneDNN cuts such a sum over threads where that
-is fastest, so that its bits follow their number; sums of up to 512 it never cuts. So the product is made in parts.
+The gradient of its weights is a product over all vectors, dY^T X. By AMX instructions oneDNN cuts such a sum over
+threads where that is fastest, so that its bits follow their number; sums of up to 512 it never cuts. So the product is
+made in parts, which are also quicker where they are compiled.
 
 Legend: N vectors, D and E their sizes before and after, P parts.
 """
