@@ -137,8 +137,11 @@ class Mirror:
                 print(f"{_now()} sends to {self.store.uri}", flush=True)
             self._send_journals(self.store)
             self._send_builds(self.store)
-        except (HallmarkError, *TRACKER_ERRORS) as error:
-            self._fail(error)
+        except HallmarkError as error:
+            self._fail(str(error))
+            return False
+        except TRACKER_ERRORS as error:
+            self._fail(f"{self.uri}: sending to MLflow failed: {error}")
             return False
         self.failure = None
         _warning_file().unlink(missing_ok=True)
@@ -173,12 +176,12 @@ class Mirror:
         self.warnings += warnings
         warnings.clear()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, why: str) -> None:
         self.senders.clear()  # each is made anew from its file
         self.settled.clear()
         self.store = None
         if self.failure is None:
-            self.failure = str(error).strip()
+            self.failure = why.strip()
             print(f"{_now()} {self.failure}", flush=True)
             warn(f"{self.failure}\n  what it misses is kept in {home()} and sent when it is back (or: hallmark sync)")
 
