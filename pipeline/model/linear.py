@@ -40,7 +40,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight_ED: Tensor, bias_E: Tensor | None) -> Tensor:  # type: ignore[override]
         low_ED = weight_ED.to(x.dtype)
         ctx.save_for_backward(x, low_ED)
-        ctx.learned = weight_ED.dtype
+        ctx.learned_dtype = weight_ED.dtype
         if bias_E is None:
             return linear(x, low_ED)
         if not torch.compiler.is_compiling():
@@ -56,10 +56,10 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = dy @ low_ED
         if ctx.needs_input_grad[1]:
-            dweight_ED = weight_gradient(dy_NE, x.flatten(0, -2)).to(ctx.learned)
+            dweight_ED = weight_gradient(dy_NE, x.flatten(0, -2)).to(ctx.learned_dtype)
         if ctx.needs_input_grad[2]:
             # Last, as the sum of what the products had to write down; else that is computed a second time for the sum.
-            dbias_E = dy_NE.sum(dim=0).to(ctx.learned)
+            dbias_E = dy_NE.sum(dim=0).to(ctx.learned_dtype)
         return dx, dweight_ED, dbias_E
 
 

@@ -138,10 +138,10 @@ class Mirror:
             self._send_journals(self.store)
             self._send_builds(self.store)
         except HallmarkError as error:
-            self._fail(str(error))
+            self._fail(error)
             return False
         except TRACKER_ERRORS as error:
-            self._fail(f"{self.uri}: sending to MLflow failed: {error}")
+            self._fail(HallmarkError(f"sending to MLflow failed: {error}", where=self.uri))
             return False
         self.failure = None
         _warning_file().unlink(missing_ok=True)
@@ -176,12 +176,12 @@ class Mirror:
         self.warnings += warnings
         warnings.clear()
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, error: HallmarkError) -> None:
         self.senders.clear()  # each is made anew from its file
         self.settled.clear()
         self.store = None
         if self.failure is None:
-            self.failure = why.strip()
+            self.failure = str(error).strip()
             print(f"{_now()} {self.failure}", flush=True)
             warn(f"{self.failure}\n  what it misses is kept in {home()} and sent when it is back (or: hallmark sync)")
 

@@ -60,8 +60,9 @@ class Runtime:
     def bound_to(self) -> dict[str, str]:
         """What of this process decides the bits of a training, beside its settings and versions.
 
-        oneDNN cuts the sums of bfloat16 products as is fastest on so many threads: by AMX often, else rarely, from 4
-        threads on. Its `deterministic` attribute does not keep it from that.
+        oneDNN cuts the sums of bfloat16 products, of more than 512, as is fastest on so many threads: by AMX often,
+        else rarely, from 4 threads on. Its `deterministic` attribute does not keep it from that. Gradients of weights
+        are made in parts for it (`pipeline.model.linear`); products over a wide network's features are not.
         """
         if self.device.type == "cpu" and self.precision == torch.bfloat16:
             return {"threads": str(torch.get_num_threads())}
