@@ -3,9 +3,7 @@
 The rules look at the machine and at the size of the run, never at a timing, since the choice changes the bits.
 """
 
-import ctypes
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +20,8 @@ from pipeline.model.block import Block, Stack
 from pipeline.model.token_loss import TokenLoss
 from pipeline.model.transformer import Embedding
 from pipeline.training.distributed import Ranks
+from pipeline.training.heap import keep_freed_memory
+from pipeline.training.inductor import change_inductor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -140,8 +140,7 @@ def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = N
     if device.type == "cpu":
         keep_freed_memory()
         if compiled:
-            sum_in_one_order()
-            tell_lengths_apart()
+            change_inductor()
     reasons = {"device": device_reason, "precision": precision_reason, "compile": compile_reason}
     if ranks.size > 1:
         reasons["ranks"] = f"{ranks.size}, each on its share of every batch"
@@ -149,60 +148,6 @@ def choose_runtime(compute: Compute, total_flops: float, ranks: Ranks | None = N
     for name, value in runtime.bound_to.items():
         reasons[name] = f"{value} (with others bfloat16 products may have other bits)"
     return runtime
-
-
-def keep_freed_memory() -> None:
-    """Keep the memory that one step frees for the next: a seventh of a step's time went by getting it back.
-
-    The GNU C library returns large blocks, and what is free at the end of its heap, to the system, which hands them out
-    again page by page, cleared. Others have no `mallopt`.
-    """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of <malloc.h>
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_max, 0)
-
-
-def sum_in_one_order() -> None:
-    """Keep Inductor from splitting a sum over threads: its bits would follow their number.
-
-    Where the loop over what is summed is much longer than the loops around it, as in the gradient of a norm's weight,
-    Inductor splits that loop. It has no setting for this, hence the change of its code; torch is pinned to the minor
-    version.
-    """
-    from torch._inductor.codegen import cpp
-
-    split: Any = cpp.LoopNest.max_parallel_depth
-    if getattr(split, "in_one_order", False):
-        return
-
-    def around_sums(nest: Any) -> Any:
-        found = split(nest)
-        if nest.loops is None or not nest.loops[found.start_depth].is_reduction:
-            return found
-        outer = 0
-        while not nest.loops[outer].is_reduction:
-            outer += 1
-        return cpp.ParallelDepth(parallel_depth=outer, start_depth=0)
-
-    around_sums.in_one_order = True  # type: ignore[attr-defined]
-    cpp.LoopNest.max_parallel_depth = around_sums  # type: ignore[assignment]
-
-
-def tell_lengths_apart() -> None:
-    """Keep code that is compiled for rows of every length from taking equal sizes for one size, and all other numbers
-    for variables.
-
-    Else a first batch of as many rows as tokens would be compiled twice: torch would believe that they are always as
-    many. What was compiled is the same whichever length came first, bit by bit: a training that goes on elsewhere may
-    begin with another. A scale or an epsilon, which never changes, would be read from memory for every value.
-    """
-    from torch._dynamo import config as numbers
-    from torch.fx.experimental import _config as sizes
-
-    sizes.use_duck_shape = False
-    numbers.specialize_float = True
 
 
 def choose_device(compute: Compute) -> tuple[torch.device, str]:

@@ -1,6 +1,5 @@
 """What the choice of a runtime sets up."""
 
-import sys
 from dataclasses import replace
 from typing import Literal
 
@@ -12,22 +11,6 @@ from pipeline.training import runtime
 from pipeline.training.distributed import Ranks
 from pipeline.training.runtime import REPLAY_PAYS_BELOW_FLOPS, choose_runtime
 from tests.training.tiny import tiny_runtime
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the page faults that Linux counts")
-def test_memory_that_a_step_frees_stays_for_the_next() -> None:
-    tiny_runtime()
-    page_faults_of_64_megabytes()
-    # Some other small allocation may take a piece of what is free, so that it no longer holds 64 MB: hence five tries.
-    assert min(page_faults_of_64_megabytes() for _ in range(5)) < 1000  # of 15,625 pages
-
-
-def page_faults_of_64_megabytes() -> int:
-    from resource import RUSAGE_SELF, getrusage
-
-    before = getrusage(RUSAGE_SELF).ru_minflt
-    torch.ones(16_000_000)  # freed at once
-    return getrusage(RUSAGE_SELF).ru_minflt - before
 
 
 def test_small_steps_of_one_process_on_a_gpu_are_replayed() -> None:
