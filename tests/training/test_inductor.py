@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common.compiler import find_compiler
-from pipeline.training.inductor import CHANGES, READ_AHEAD, change_inductor
+from pipeline.training.inductor import BYTES_AHEAD, CHANGES, ROWS_AHEAD, change_inductor
 from tests.training.tiny import tiny_runtime
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler here")
@@ -21,15 +21,22 @@ def code_of(function, *inputs: Tensor) -> tuple[Tensor, str]:  # type: ignore[no
     return found, code
 
 
-def test_what_is_read_value_after_value_is_read_ahead() -> None:
+def test_what_is_read_value_after_value_is_asked_for_early() -> None:
     x = torch.linspace(-2, 2, 65_536).reshape(256, 256)
     found, code = code_of(lambda x: x * 0.5, x)
     assert torch.equal(found, x * 0.5)
-    assert f"{READ_AHEAD // 4}L" in code[code.index("__builtin_prefetch") :].split(")")[0]
+    assert f"{BYTES_AHEAD // 4}L + x0)" in code[code.index("__builtin_prefetch") :].splitlines()[0]
 
 
-def test_sums_over_rows_are_not_read_ahead() -> None:
-    x = torch.ones(256, 256)
+def test_sums_over_many_rows_ask_for_later_rows() -> None:
+    x = torch.ones(256, 512)
+    found, code = code_of(lambda x: x.sum(dim=0), x)
+    assert torch.equal(found, x.sum(dim=0))
+    assert f"{512 * ROWS_AHEAD}L + x0 + 512L*x1)" in code[code.index("__builtin_prefetch") :].splitlines()[0]
+
+
+def test_sums_over_few_rows_are_as_inductor_writes_them() -> None:
+    x = torch.ones(8, 512)
     found, code = code_of(lambda x: x.sum(dim=0), x)
     assert torch.equal(found, x.sum(dim=0))
     assert "loadu" in code
