@@ -8,6 +8,7 @@ import ctypes
 import os
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of <malloc.h>
@@ -20,7 +21,8 @@ RESERVED_SHARE = 0.5  # of the machine's memory: addresses that nothing is behin
 
 @cache
 def keep_freed_memory() -> None:
-    """Keep the memory that one step frees for the next: a seventh of a step's time went by getting it back.
+    """Keep the memory that one step frees for the next, in huge pages: a seventh of a step's time went by getting it
+    back.
 
     The C library returns large blocks, and what is free at the end of its heap, to the system, which hands them out
     again page by page, cleared.
@@ -29,7 +31,16 @@ def keep_freed_memory() -> None:
     if libc is not None:
         libc.mallopt(TRIM_THRESHOLD, NEVER)
         libc.mallopt(MMAP_MAX, 0)
-        _reserve_huge_pages(libc, int(RESERVED_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+        if not addresses_count_as_memory():
+            size = RESERVED_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            _reserve_huge_pages(libc, int(size))
+
+
+def addresses_count_as_memory() -> bool:
+    """Whether Linux is told to hand out no more addresses than it has memory for, so that a reserve is taken from all
+    other processes."""
+    told = Path("/proc/sys/vm/overcommit_memory")
+    return told.exists() and told.read_text().strip() == "2"
 
 
 def _gnu_libc() -> Any:
