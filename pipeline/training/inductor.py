@@ -1,10 +1,11 @@
 """What is changed in the loops that Inductor writes for a CPU: their bits follow neither the number of threads nor the
 length that came first, and they read memory before they need it.
 
-Inductor has no settings for this, hence changes of its code; torch is pinned to the minor version.
+For the loops Inductor has no settings, hence changes of its code; torch is pinned to the minor version.
 """
 
 import sys
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,12 +15,11 @@ CHANGES = "hallmark 2"  # in the keys of what Inductor keeps on disk: count on w
 BYTES_AHEAD, ROWS_AHEAD = 2048, 8
 
 
+@cache
 def change_inductor() -> None:
     """Make all changes, once; what was compiled without them is not used any more."""
     from torch.compiler import config
 
-    if CHANGES in config.cache_key_tag:
-        return
     config.cache_key_tag += CHANGES
     sum_in_one_order()
     tell_lengths_apart()
