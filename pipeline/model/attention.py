@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
+from pipeline.model.amx.attention import Recipe, attend_by_amx, can_attend
 from pipeline.model.attention_gradient import attend_with_gradient
 from pipeline.model.cache import KeyValues
 from pipeline.model.config import ModelConfig
 from pipeline.model.linear import Linear
-from pipeline.model.norms import NORMS, widen
+from pipeline.model.norms import NORMS, RMSNorm, widen
 from pipeline.model.positions import rotate
 from pipeline.model.softmax import steady_softmax
 
@@ -69,8 +70,8 @@ def attend(
 ) -> Tensor:
     """Attention written out: the reference that every fast path is tested against.
 
-    A CPU uses it, but for training that is compiled, see `attend_with_gradient`. It trains faster there than
-    `scaled_dot_product_attention`, whose CPU backward costs more than the two products.
+    A CPU uses it, but for training that is compiled, see `attend_by_amx` and `attend_with_gradient`. It trains faster
+    there than `scaled_dot_product_attention`, whose CPU backward costs more than the two products.
     """
     weights_BHTS = attention_weights(q_BHTK, k_BHSK, bias, scale).to(v_BHSK.dtype)
     if dropout_share:
@@ -141,6 +142,7 @@ class Attention(nn.Module):
     """Self-attention, or cross-attention where a memory is given."""
 
     recorded: list[Tensor] | None = None  # see `record_attention`
+    by_amx = False  # whether compiled training asks `attend_by_amx` where it can
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -153,7 +155,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.hidden_size, kv_heads * head_dim, bias=bias)
         self.v_proj = Linear(config.hidden_size, kv_heads * head_dim, bias=bias)
         self.o_proj = Linear(heads * head_dim, config.hidden_size, bias=bias)
-        norm = NORMS[config.norm]
+        norm, self.eps = NORMS[config.norm], config.norm_eps
         self.q_norm = norm(head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = norm(head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
@@ -172,22 +174,40 @@ class Attention(nn.Module):
         asking_BTD, asked = x_BTD, sight
         if asked_BR is not None:
             asking_BTD, asked = take_places(x_BTD, asked_BR), sight.at(asked_BR)
-        q_BHTK = self.q_norm(self._split(self.q_proj(asking_BTD), self.heads))
+        q_BHTK = self._split(self.q_proj(asking_BTD), self.heads)
         if memory_BSD is not None and cache is not None and cache.filled:
             k_BGSK, v_BGSK = cache.keys, cache.values
         else:
             source_BSD = x_BTD if memory_BSD is None else memory_BSD
-            k_BGSK = self.k_norm(self._split(self.k_proj(source_BSD), self.kv_heads))
+            k_BGSK = self._split(self.k_proj(source_BSD), self.kv_heads)
             v_BGSK = self._split(self.v_proj(source_BSD), self.kv_heads)
+            if cache is None and self._goes_by_amx(q_BHTK, asked.bias):
+                y_BHTK = self._attend_by_amx(q_BHTK, k_BGSK, v_BGSK, asked, sight)
+                return self.o_proj(y_BHTK.transpose(1, 2).flatten(2))
+            k_BGSK = self.k_norm(k_BGSK)
             if sight.rotary is not None:
                 k_BGSK = rotate(k_BGSK, *sight.rotary)
             k_BGSK = k_BGSK.to(v_BGSK.dtype)
             if cache is not None:
                 k_BGSK, v_BGSK = cache.update(k_BGSK, v_BGSK, None if memory_BSD is not None else sight.positions_BT)
+        q_BHTK = self.q_norm(q_BHTK)
         if asked.rotary is not None:
             q_BHTK = rotate(q_BHTK, *asked.rotary)
         y_BHTK = self._attend(q_BHTK.to(v_BGSK.dtype), k_BGSK, v_BGSK, asked)
         return self.o_proj(y_BHTK.transpose(1, 2).flatten(2))
+
+    def _goes_by_amx(self, q_BHTK: Tensor, bias: Tensor | None) -> bool:
+        trains = self.training and not self.dropout_share and torch.compiler.is_compiling()
+        return self.by_amx and trains and can_attend(q_BHTK, bias) and isinstance(self.q_norm, RMSNorm | nn.Identity)
+
+    def _attend_by_amx(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, asked: Sight, sight: Sight) -> Tensor:
+        """Of queries and keys as they are projected."""
+
+        def recipe(norm: nn.Module, rotary: tuple[Tensor, Tensor] | None) -> Recipe:
+            return Recipe(norm.weight if isinstance(norm, RMSNorm) else None, *(rotary or (None, None)))
+
+        of_q, of_k = recipe(self.q_norm, asked.rotary), recipe(self.k_norm, sight.rotary)
+        return attend_by_amx(q_BHTK, k_BGSK, v_BGSK, asked.bias, self.scale, of_q, of_k, self.eps)
 
     def _attend(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, sight: Sight) -> Tensor:
         dropout_share = self.dropout_share if self.training else 0.0

@@ -2,7 +2,7 @@
 
 The gradient of its weights is a product over all vectors, dY^T X. By AMX instructions oneDNN cuts such a sum over
 threads where that is fastest, so that its bits follow their number; sums of up to 512 it never cuts. So the product is
-made in parts, which are also quicker where they are compiled.
+made in parts, which are also quicker where they are compiled; compiled training by AMX has an operation for it.
 
 Legend: N vectors, D and E their sizes before and after, P parts.
 """
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from pipeline.model.amx.weight_gradient import can_multiply, weight_gradient_by_amx
+
 MOST_SUMMED = 512
 PARTS_OF_ANY_LENGTH = 8  # where one compilation is for rows of every length: enough for 4,096 vectors
 
@@ -21,26 +23,30 @@ PARTS_OF_ANY_LENGTH = 8  # where one compilation is for rows of every length: en
 class Linear(nn.Linear):
     """x W^T + b, (..., D) to (..., E); `nn.Linear` in all but how it learns on a CPU."""
 
+    by_amx = False  # whether compiled training asks `weight_gradient_by_amx` where it can
+
     def forward(self, input: Tensor) -> Tensor:
         special = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
         if special and torch.is_grad_enabled() and input.device.type == "cpu":
-            return product(input, self.weight, self.bias)
+            return product(input, self.weight, self.bias, by_amx=self.by_amx and torch.compiler.is_compiling())
         return super().forward(input)
 
 
-def product(x: Tensor, weight_ED: Tensor, bias_E: Tensor | None) -> Tensor:
-    """x W^T + b."""
+def product(x: Tensor, weight_ED: Tensor, bias_E: Tensor | None, *, by_amx: bool = False) -> Tensor:
+    """x W^T + b; `by_amx`, see `Linear`."""
     if torch.is_autocast_enabled("cpu"):  # here, so that the gradient keeps the small tensor
         x = x.to(torch.get_autocast_dtype("cpu"))
-    return _Product.apply(x, weight_ED, bias_E)
+    return _Product.apply(x, weight_ED, bias_E, by_amx)
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_ED: Tensor, bias_E: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight_ED: Tensor, bias_E: Tensor | None, by_amx: bool
+    ) -> Tensor:
         low_ED = weight_ED.to(x.dtype)
         ctx.save_for_backward(x, low_ED)
-        ctx.learned_dtype = weight_ED.dtype
+        ctx.learned_dtype, ctx.by_amx = weight_ED.dtype, by_amx
         if bias_E is None:
             return linear(x, low_ED)
         if not torch.compiler.is_compiling():
@@ -56,11 +62,13 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = dy @ low_ED
         if ctx.needs_input_grad[1]:
-            dweight_ED = weight_gradient(dy_NE, x.flatten(0, -2)).to(ctx.learned_dtype)
+            x_ND = x.flatten(0, -2)
+            multiply = weight_gradient_by_amx if ctx.by_amx and can_multiply(dy_NE, x_ND) else weight_gradient
+            dweight_ED = multiply(dy_NE, x_ND).to(ctx.learned_dtype)
         if ctx.needs_input_grad[2]:
             # Last, as the sum of what the products had to write down; else that is computed a second time for the sum.
             dbias_E = dy_NE.sum(dim=0).to(ctx.learned_dtype)
-        return dx, dweight_ED, dbias_E
+        return dx, dweight_ED, dbias_E, None
 
 
 def weight_gradient(dy_NE: Tensor, x_ND: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from pipeline.model.amx.weight_gradient import can_multiply, weight_gradient_by_amx
 from pipeline.model.norms import widen
 from pipeline.training.loop import steady_sum
 from pipeline.training.masking import NO_TARGET
@@ -29,7 +30,14 @@ PartGradients = Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor 
 
 
 def part_gradients(
-    x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, dweight_VD: Tensor, dbias_V: Tensor | None
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels_N: Tensor,
+    dweight_VD: Tensor,
+    dbias_V: Tensor | None,
+    *,
+    by_amx: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The cross-entropy of each label in nats, float32 (N,), 0 where there is no target, and its gradient by x_ND.
 
@@ -37,6 +45,7 @@ def part_gradients(
         x_ND, weight_VD, bias_V: of the head, in the precision of products.
         labels_N: int64.
         dweight_VD, dbias_V: at least float32; all of the gradients but what labels give is added to them.
+        by_amx: by `weight_gradient_by_amx`, if it can be asked.
     """
     logits_NV = widen(linear(x_ND, weight_VD, bias_V))
     valid_N1, row_N = (labels_N != NO_TARGET)[:, None], labels_N.clamp(min=0)
@@ -45,7 +54,11 @@ def part_gradients(
     sum_N1 = powers_NV.sum(dim=1, keepdim=True)
     nats_N1 = (sum_N1.log() + top_N1 - logits_NV.gather(1, row_N[:, None])) * valid_N1
     share_N1, powers_NV = valid_N1 / sum_N1, powers_NV.to(x_ND.dtype)
-    dweight_VD += powers_NV.T @ (x_ND * share_N1).to(x_ND.dtype)
+    shared_ND = (x_ND * share_N1).to(x_ND.dtype)
+    if by_amx and can_multiply(powers_NV, shared_ND):
+        dweight_VD += weight_gradient_by_amx(powers_NV, shared_ND)
+    else:
+        dweight_VD += powers_NV.T @ shared_ND
     if dbias_V is not None:
         dbias_V += (powers_NV * share_N1).sum(dim=0)
     return nats_N1[:, 0], widen(powers_NV @ weight_VD) * share_N1 - weight_VD[row_N] * valid_N1

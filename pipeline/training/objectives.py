@@ -13,6 +13,7 @@ Legend: B rows, T positions, M masked positions, D hidden size, V vocabulary, N 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,7 @@ class PretrainingLoss:
     """
 
     def __init__(self, runtime: Runtime, logit_tokens: int | None = None) -> None:
-        self.gradients = runtime.compiled(part_gradients)
+        self.gradients = runtime.compiled(partial(part_gradients, by_amx=runtime.uses_amx))
         self.logit_tokens = logit_tokens
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from pipeline.common.compiler import find_compiler, prepare_inductor
 from pipeline.common.errors import HallmarkError
 from pipeline.common.params import Compute
+from pipeline.model.amx.library import has_amx
+from pipeline.model.attention import Attention
 from pipeline.model.block import Block, Stack
+from pipeline.model.linear import Linear
 from pipeline.model.token_loss import TokenLoss
 from pipeline.model.transformer import Embedding
 from pipeline.training.distributed import Ranks
@@ -56,6 +59,11 @@ class Runtime:
         """FLOPs per second of this machine's matrix products, of one rank; measured once, when first asked for."""
         return matmul_flops_per_second(self)
 
+    @cached_property
+    def uses_amx(self) -> bool:
+        """Whether a training asks for the operations of `pipeline.model.amx`."""
+        return self.compile and self.device.type == "cpu" and self.precision == torch.bfloat16 and has_amx()
+
     @property
     def bound_to(self) -> dict[str, str]:
         """What of this process decides the bits of a training, beside its settings and versions.
@@ -85,6 +93,8 @@ class Runtime:
             for module in model.modules():
                 if isinstance(module, Stack):
                     module.is_compiled = True
+                if isinstance(module, Attention | Linear):
+                    module.by_amx = self.uses_amx
                 if isinstance(module, Block | TokenLoss):
                     module.compile(**how)
                 elif isinstance(module, Stack | Embedding) and not isinstance(module.norm, nn.Identity):

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from pipeline.common.params import Compute
+from pipeline.model.attention import Attention
+from pipeline.model.linear import Linear
+from pipeline.model.transformer import Transformer
 from pipeline.training import runtime
 from pipeline.training.distributed import Ranks
-from pipeline.training.runtime import REPLAY_PAYS_BELOW_FLOPS, choose_runtime
-from tests.training.tiny import tiny_runtime
+from pipeline.training.runtime import REPLAY_PAYS_BELOW_FLOPS, Runtime, choose_runtime
+from tests.training.tiny import tiny_config, tiny_runtime
 
 
 def test_small_steps_of_one_process_on_a_gpu_are_replayed() -> None:
@@ -51,3 +54,25 @@ def test_compiled_code_rounds_every_product() -> None:
 
     tiny_runtime(compile="always")
     assert config.cpp.enable_floating_point_contract_flag == "off"
+
+
+@pytest.mark.parametrize(
+    ("here", "compiled", "precision", "expected"),
+    [
+        (True, True, "bfloat16", True),
+        (True, False, "bfloat16", False),
+        (True, True, "float32", False),
+        (False, True, "bfloat16", False),
+    ],
+)
+def test_only_compiled_training_in_bfloat16_goes_by_amx(
+    here: bool, compiled: bool, precision: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "has_amx", lambda: here)
+    found = Runtime(torch.device("cpu"), getattr(torch, precision), compiled, {})
+    model = Transformer(tiny_config("causal"))
+    found.compile_blocks(model)
+    parts = [module for module in model.modules() if isinstance(module, Attention | Linear)]
+    assert len(parts) > 4
+    assert found.uses_amx == expected
+    assert all(part.by_amx == expected for part in parts if compiled)
