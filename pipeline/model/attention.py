@@ -204,7 +204,7 @@ class Attention(nn.Module):
         """Of queries and keys as they are projected."""
 
         def recipe(norm: nn.Module, rotary: tuple[Tensor, Tensor] | None) -> Recipe:
-            return Recipe(norm.weight if isinstance(norm, RMSNorm) else None, *(rotary or (None, None)))
+            return Recipe(widen(norm.weight) if isinstance(norm, RMSNorm) else None, *(rotary or (None, None)))
 
         of_q, of_k = recipe(self.q_norm, asked.rotary), recipe(self.k_norm, sight.rotary)
         return attend_by_amx(q_BHTK, k_BGSK, v_BGSK, asked.bias, self.scale, of_q, of_k, self.eps)

@@ -110,7 +110,7 @@ class Ready {
         row.at[i] = _mm512_mul_ps(factor, _mm512_fnmadd_ps(unit.at[i], mean, row.at[i]));
     }
 #pragma GCC unroll 8
-    for (int64_t i = 0; i < VECTORS; i += 2) stream(to + i * LANES, round_both(row.at[i], row.at[i + 1]));
+    for (int64_t i = 0; i < VECTORS; i += 2) store(to + i * LANES, round_both(row.at[i], row.at[i + 1]));
   }
 
  private:
@@ -259,8 +259,8 @@ void forward_block(const Call& call, const Forward& own, Range range, int64_t b,
   for (int64_t r = 0; r < count; ++r) {
     const __m512 share = _mm512_set1_ps(shares[r]);
     for (int64_t k = 0; k < K; k += STEP)
-      stream(call.y.at(b, h, begin + r) + k, round_both(_mm512_mul_ps(load(own.sums + r * K + k), share),
-                                                        _mm512_mul_ps(load(own.sums + r * K + k + LANES), share)));
+      store(call.y.at(b, h, begin + r) + k, round_both(_mm512_mul_ps(load(own.sums + r * K + k), share),
+                                                       _mm512_mul_ps(load(own.sums + r * K + k + LANES), share)));
   }
 }
 
@@ -386,7 +386,6 @@ void forward(const Call& call) {
       for_each_block(call, ranges, b, g, [&](int64_t h, Range range, int64_t begin) {
         forward_block(call, own, range, b, h, begin);
       });
-      _mm_sfence();  // what is streamed is there for all
     }
     at::native::cpublas::brgemm_release();
   }
@@ -419,9 +418,8 @@ void backward(const Call& call) {
       });
       for_each_key(call, own.dvalues, [&](int64_t place, const float* gradient) {
         for (int64_t k = 0; k < K; k += STEP)
-          stream(call.dv.at(b, g, place) + k, round_both(load(gradient + k), load(gradient + k + LANES)));
+          store(call.dv.at(b, g, place) + k, round_both(load(gradient + k), load(gradient + k + LANES)));
       });
-      _mm_sfence();
     }
     at::native::cpublas::brgemm_release();
   }
