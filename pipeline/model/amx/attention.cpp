@@ -26,7 +26,7 @@ struct Bias {
 // What queries or keys are made ready by: an RMS norm, then rotary positions. Mirrored in Python.
 struct Recipe {
   const float* weight;     // (head_dim); null: no norm
-  float* dweight;          // its gradient, which is added to
+  float* dweight;          // its gradient, written by the backward pass; zeros without a norm
   const float *cos, *sin;  // (rows, places, head_dim), the sines signed; null: nothing is turned
   int64_t row, place;      // their strides
 };
@@ -41,7 +41,7 @@ struct Call {
   float* sums;  // (2, rows, heads, queries): the largest score times log2 e, and one over the sum of powers
   Heads dy, dq, dk, dv;
 
-  int64_t padded() const { return (keys + STEP - 1) / STEP * STEP; }
+  int64_t padded() const { return round_up(keys, STEP); }
   int64_t blocks() const { return (queries + ROWS - 1) / ROWS; }
   int64_t tasks() const { return rows * key_heads; }
   float* top(int64_t b, int64_t h, int64_t t) const { return sums + (b * heads + h) * queries + t; }
@@ -281,9 +281,9 @@ inline Slopes slopes_of(const Query& query, int64_t key, int64_t keys, __m512 sc
   return {weights, _mm512_mul_ps(weights, _mm512_sub_ps(load(query.dweights + key), query.mean))};
 }
 
-inline __m512 dot(const BFloat16* a, const BFloat16* b, int64_t count) {
+inline __m512 dot(const BFloat16* a, const BFloat16* b) {
   __m512 sum = _mm512_setzero_ps();
-  for (int64_t i = 0; i < count; i += LANES) sum = _mm512_fmadd_ps(widen(a + i), widen(b + i), sum);
+  for (int64_t k = 0; k < K; k += LANES) sum = _mm512_fmadd_ps(widen(a + k), widen(b + k), sum);
   return _mm512_set1_ps(_mm512_reduce_add_ps(sum));
 }
 
@@ -315,7 +315,7 @@ void backward_block(const Call& call, const Backward& own, Range range, int64_t 
     const int64_t t = begin + r;
     const float *scores = own.scores + r * size, *dweights = own.dweights + r * size, *bias = own.bias.at(b, h, t);
     return Query{scores, dweights, bias, _mm512_set1_ps(*call.top(b, h, t)), _mm512_set1_ps(*call.share(b, h, t)),
-                 dot(dy + r * call.dy.place, call.y.at(b, h, t), K)};
+                 dot(dy + r * call.dy.place, call.y.at(b, h, t))};
   };
   for (int64_t r = 0; r < count; r += 2) {
     const bool alone = r + 1 == count;
@@ -423,11 +423,13 @@ void backward(const Call& call) {
     }
     at::native::cpublas::brgemm_release();
   }
-  for (int64_t k = 0; k < K; ++k)
+  for (int64_t k = 0; k < K; ++k) {
+    call.of_q.dweight[k] = call.of_k.dweight[k] = 0.f;
     for (int64_t n = 0; n < call.tasks(); ++n) {
-      if (call.of_q.weight) call.of_q.dweight[k] += dnorms[n * 2 * K + k];
-      if (call.of_k.weight) call.of_k.dweight[k] += dnorms[n * 2 * K + K + k];
+      call.of_q.dweight[k] += dnorms[n * 2 * K + k];
+      call.of_k.dweight[k] += dnorms[n * 2 * K + K + k];
     }
+  }
 }
 
 }  // namespace

@@ -166,8 +166,6 @@ def _backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, *more: Any) -> tuple[
     inputs, dy = _read(q, k, v, *read), _side_by_side(dy)
     call = inputs.call(y.transpose(1, 2), sums, scale, eps)
     dq, dk, dv, dq_norm, dk_norm = _backward_shapes(dy, q, k, v)
-    dq_norm.zero_()
-    dk_norm.zero_()
     call.of_q, call.of_k = _recipe(inputs.of_q, dq_norm), _recipe(inputs.of_k, dk_norm)
     call.dy, call.dq, call.dk, call.dv = _heads(dy), _heads(dq), _heads(dk), _heads(dv)
     _loops(q).attend_backward(ctypes.byref(call))
@@ -193,8 +191,8 @@ def _differentiate(ctx: Any, dy_BTHK: Tensor, _: None) -> tuple[Tensor | None, .
     *read, y_BTHK, sums = ctx.saved_tensors
     dy_BHTK = dy_BTHK.transpose(1, 2)
     dqkv = torch.ops.hallmark.attend_backward(dy_BHTK, *read, y_BTHK, sums, ctx.scale, ctx.eps)
-    normed = (read[4] is not None, read[7] is not None)
-    dq_weight, dk_weight = (dweight if there else None for dweight, there in zip(dqkv[3:], normed, strict=True))
+    of_q, of_k = Recipe(*read[4:7]), Recipe(*read[7:])
+    dq_weight, dk_weight = (None if of.weight_K is None else dw for of, dw in zip((of_q, of_k), dqkv[3:], strict=True))
     return *dqkv[:3], None, dq_weight, None, None, dk_weight, None, None, None, None
 
 

@@ -4,7 +4,6 @@
 
 #include <ATen/native/CPUBlas.h>
 #include <immintrin.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,11 +24,13 @@ constexpr int64_t STEP = 32;   // products that AMX adds up at once
 constexpr float LOG2_E = 1.44269504088896341f;
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 
+inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+
 // `count` values from the start of a cache line on.
 template <class T>
 class Array {
  public:
-  explicit Array(int64_t count) : count(count), data(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)) {
+  explicit Array(int64_t count) : count(count), data(std::aligned_alloc(64, round_up(count * sizeof(T), 64))) {
     if (!data) throw std::bad_alloc();
   }
   Array(const Array&) = delete;

@@ -15,8 +15,6 @@ constexpr int64_t DEPTH = 512;       // vectors that are added up before the sum
 constexpr int64_t MOST_WIDTH = 1024;  // of what is packed of x at a time
 constexpr int64_t HEIGHT = 128;       // of what is transposed of dy at a time
 
-inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-
 // The rows [e, e + height) and columns [d, d + width) of the gradient, of all vectors.
 struct Tile {
   int64_t e, height, d, width;
