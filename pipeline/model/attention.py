@@ -17,7 +17,7 @@ from pipeline.model.amx.attention import Recipe, attend_by_amx, can_attend
 from pipeline.model.attention_gradient import attend_with_gradient
 from pipeline.model.cache import KeyValues
 from pipeline.model.config import ModelConfig
-from pipeline.model.linear import Linear
+from pipeline.model.linear import Linear, say
 from pipeline.model.norms import NORMS, RMSNorm, widen
 from pipeline.model.positions import rotate
 from pipeline.model.softmax import steady_softmax
@@ -174,13 +174,11 @@ class Attention(nn.Module):
         asking_BTD, asked = x_BTD, sight
         if asked_BR is not None:
             asking_BTD, asked = take_places(x_BTD, asked_BR), sight.at(asked_BR)
-        q_BHTK = self._split(self.q_proj(asking_BTD), self.heads)
         if memory_BSD is not None and cache is not None and cache.filled:
+            q_BHTK = self._split(self.q_proj(asking_BTD), self.heads)
             k_BGSK, v_BGSK = cache.keys, cache.values
         else:
-            source_BSD = x_BTD if memory_BSD is None else memory_BSD
-            k_BGSK = self._split(self.k_proj(source_BSD), self.kv_heads)
-            v_BGSK = self._split(self.v_proj(source_BSD), self.kv_heads)
+            q_BHTK, k_BGSK, v_BGSK = self._project(asking_BTD, x_BTD if memory_BSD is None else memory_BSD)
             if cache is None and self._goes_by_amx(q_BHTK, asked.bias):
                 y_BHTK = self._attend_by_amx(q_BHTK, k_BGSK, v_BGSK, asked, sight)
                 return self.o_proj(y_BHTK.transpose(1, 2).flatten(2))
@@ -195,6 +193,14 @@ class Attention(nn.Module):
             q_BHTK = rotate(q_BHTK, *asked.rotary)
         y_BHTK = self._attend(q_BHTK.to(v_BGSK.dtype), k_BGSK, v_BGSK, asked)
         return self.o_proj(y_BHTK.transpose(1, 2).flatten(2))
+
+    def _project(self, asking_BTD: Tensor, source_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K), and keys and values (B, G, S, K)."""
+        if asking_BTD is source_BSD:
+            q_BTE, k_BSE, v_BSE = say(source_BSD, (self.q_proj, self.k_proj, self.v_proj))
+        else:
+            q_BTE, (k_BSE, v_BSE) = self.q_proj(asking_BTD), say(source_BSD, (self.k_proj, self.v_proj))
+        return self._split(q_BTE, self.heads), self._split(k_BSE, self.kv_heads), self._split(v_BSE, self.kv_heads)
 
     def _goes_by_amx(self, q_BHTK: Tensor, bias: Tensor | None) -> bool:
         trains = self.training and not self.dropout_share and torch.compiler.is_compiling()

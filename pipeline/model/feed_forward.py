@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from pipeline.model.activations import gelu, gelu_tanh, silu
+from pipeline.model.amx.feed_forward import can_feed_forward, feed_forward_by_amx
 from pipeline.model.config import ModelConfig
-from pipeline.model.linear import Linear
+from pipeline.model.linear import Linear, as_products_read, asks_amx
 
 
 def relu2(x: Tensor) -> Tensor:
@@ -34,6 +35,8 @@ FEED_FORWARDS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 class FeedForward(nn.Module):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x))."""
 
+    by_amx = False  # whether compiled training asks `feed_forward_by_amx` where it can
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activation, gated = FEED_FORWARDS[config.feed_forward]
@@ -43,6 +46,11 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(*reversed(sizes), bias=bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        layers = (self.up_proj, self.gate_proj, self.down_proj)
+        if asks_amx(self) and all(layer is None or type(layer) is Linear for layer in layers):
+            low_BTD = as_products_read(x_BTD)
+            if can_feed_forward(low_BTD, *layers):
+                return feed_forward_by_amx(low_BTD, *layers, self.activation.__name__)
         if self.gate_proj is None:
             return self.down_proj(self.activation(self.up_proj(x_BTD)))
         return self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))

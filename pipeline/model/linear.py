@@ -2,11 +2,12 @@
 
 The gradient of its weights is a product over all vectors, dY^T X. By AMX instructions oneDNN cuts such a sum over
 threads where that is fastest, so that its bits follow their number; sums of up to 512 it never cuts. So the product is
-made in parts, which are also quicker where they are compiled; compiled training by AMX has an operation for it.
+made in parts, which are also quicker where they are compiled; compiled training by AMX has an operation for all of it.
 
 Legend: N vectors, D and E their sizes before and after, P parts.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from pipeline.model.amx.weight_gradient import can_multiply, weight_gradient_by_amx
+from pipeline.model.amx.linear import can_say, linear_by_amx
 
 MOST_SUMMED = 512
 PARTS_OF_ANY_LENGTH = 8  # where one compilation is for rows of every length: enough for 4,096 vectors
@@ -23,30 +24,51 @@ PARTS_OF_ANY_LENGTH = 8  # where one compilation is for rows of every length: en
 class Linear(nn.Linear):
     """x W^T + b, (..., D) to (..., E); `nn.Linear` in all but how it learns on a CPU."""
 
-    by_amx = False  # whether compiled training asks `weight_gradient_by_amx` where it can
+    by_amx = False  # whether compiled training asks `linear_by_amx` where it can
 
     def forward(self, input: Tensor) -> Tensor:
         special = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
         if special and torch.is_grad_enabled() and input.device.type == "cpu":
-            return product(input, self.weight, self.bias, by_amx=self.by_amx and torch.compiler.is_compiling())
+            input = as_products_read(input)
+            if asks_amx(self) and can_say(input, [self]):
+                return linear_by_amx(input, [self])[0]
+            return product(input, self.weight, self.bias)
         return super().forward(input)
 
 
-def product(x: Tensor, weight_ED: Tensor, bias_E: Tensor | None, *, by_amx: bool = False) -> Tensor:
-    """x W^T + b; `by_amx`, see `Linear`."""
-    if torch.is_autocast_enabled("cpu"):  # here, so that the gradient keeps the small tensor
-        x = x.to(torch.get_autocast_dtype("cpu"))
-    return _Product.apply(x, weight_ED, bias_E, by_amx)
+def say(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """What each of some layers says of the same x."""
+    asking = [layer for layer in layers if type(layer) is Linear and asks_amx(layer)]
+    if len(asking) == len(layers):
+        low = as_products_read(x)
+        if can_say(low, asking):
+            return linear_by_amx(low, asking)
+    return [layer(x) for layer in layers]
+
+
+def asks_amx(module: nn.Module) -> bool:
+    """Whether it asks an operation of `pipeline.model.amx` now, if that can be asked."""
+    return bool(module.by_amx) and torch.compiler.is_compiling() and torch.is_grad_enabled()
+
+
+def as_products_read(x: Tensor) -> Tensor:
+    """x in the precision of products, before a gradient keeps it."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
+def product(x: Tensor, weight_ED: Tensor, bias_E: Tensor | None) -> Tensor:
+    """x W^T + b."""
+    return _Product.apply(as_products_read(x), weight_ED, bias_E)
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight_ED: Tensor, bias_E: Tensor | None, by_amx: bool
+        ctx: Any, x: Tensor, weight_ED: Tensor, bias_E: Tensor | None
     ) -> Tensor:
         low_ED = weight_ED.to(x.dtype)
         ctx.save_for_backward(x, low_ED)
-        ctx.learned_dtype, ctx.by_amx = weight_ED.dtype, by_amx
+        ctx.learned_dtype = weight_ED.dtype
         if bias_E is None:
             return linear(x, low_ED)
         if not torch.compiler.is_compiling():
@@ -62,13 +84,11 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = dy @ low_ED
         if ctx.needs_input_grad[1]:
-            x_ND = x.flatten(0, -2)
-            multiply = weight_gradient_by_amx if ctx.by_amx and can_multiply(dy_NE, x_ND) else weight_gradient
-            dweight_ED = multiply(dy_NE, x_ND).to(ctx.learned_dtype)
+            dweight_ED = weight_gradient(dy_NE, x.flatten(0, -2)).to(ctx.learned_dtype)
         if ctx.needs_input_grad[2]:
             # Last, as the sum of what the products had to write down; else that is computed a second time for the sum.
             dbias_E = dy_NE.sum(dim=0).to(ctx.learned_dtype)
-        return dx, dweight_ED, dbias_E, None
+        return dx, dweight_ED, dbias_E
 
 
 def weight_gradient(dy_NE: Tensor, x_ND: Tensor) -> Tensor:

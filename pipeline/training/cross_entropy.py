@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from pipeline.model.amx.weight_gradient import can_multiply, weight_gradient_by_amx
+from pipeline.model.amx.cross_entropy import can_predict, cross_entropy_by_amx
 from pipeline.model.norms import widen
 from pipeline.training.loop import steady_sum
 from pipeline.training.masking import NO_TARGET
@@ -36,8 +36,6 @@ def part_gradients(
     labels_N: Tensor,
     dweight_VD: Tensor,
     dbias_V: Tensor | None,
-    *,
-    by_amx: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The cross-entropy of each label in nats, float32 (N,), 0 where there is no target, and its gradient by x_ND.
 
@@ -45,7 +43,6 @@ def part_gradients(
         x_ND, weight_VD, bias_V: of the head, in the precision of products.
         labels_N: int64.
         dweight_VD, dbias_V: at least float32; all of the gradients but what labels give is added to them.
-        by_amx: by `weight_gradient_by_amx`, if it can be asked.
     """
     logits_NV = widen(linear(x_ND, weight_VD, bias_V))
     valid_N1, row_N = (labels_N != NO_TARGET)[:, None], labels_N.clamp(min=0)
@@ -55,10 +52,7 @@ def part_gradients(
     nats_N1 = (sum_N1.log() + top_N1 - logits_NV.gather(1, row_N[:, None])) * valid_N1
     share_N1, powers_NV = valid_N1 / sum_N1, powers_NV.to(x_ND.dtype)
     shared_ND = (x_ND * share_N1).to(x_ND.dtype)
-    if by_amx and can_multiply(powers_NV, shared_ND):
-        dweight_VD += weight_gradient_by_amx(powers_NV, shared_ND)
-    else:
-        dweight_VD += powers_NV.T @ shared_ND
+    dweight_VD += powers_NV.T @ shared_ND
     if dbias_V is not None:
         dbias_V += (powers_NV * share_N1).sum(dim=0)
     return nats_N1[:, 0], widen(powers_NV @ weight_VD) * share_N1 - weight_VD[row_N] * valid_N1
@@ -71,6 +65,8 @@ def summed_nats(
     labels_N: Tensor,
     size: int | None = None,
     gradients: PartGradients = part_gradients,
+    *,
+    by_amx: bool = False,
 ) -> Tensor:
     """The sum of the cross-entropies of all labels, in nats, at least float32 (); it can be differentiated once.
 
@@ -80,9 +76,10 @@ def summed_nats(
         labels_N: int64; NO_TARGET is no target.
         size: logits of at most so many targets are held; None: PART.
         gradients: `part_gradients`, or that compiled.
+        by_amx: all at once by `cross_entropy_by_amx`, if it can be asked.
     """
     size = size or PART[x_ND.device.type]
-    return _SummedNats.apply(x_ND, weight_VD, bias_V, labels_N, size, gradients)  # type: ignore[no-any-return]
+    return _SummedNats.apply(x_ND, weight_VD, bias_V, labels_N, size, gradients, by_amx)  # type: ignore[no-any-return]
 
 
 def in_even_parts(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -100,23 +97,31 @@ class _SummedNats(torch.autograd.Function):
         labels_N: Tensor,
         size: int,
         gradients: PartGradients,
+        by_amx: bool,
     ) -> Tensor:
         device = x_ND.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
-        low_ND, low_VD, low_V = x_ND.to(low), weight_VD.to(low), None if bias_V is None else bias_V.to(low)
-        dweight_VD, dbias_V = torch.zeros_like(weight_VD), None if bias_V is None else torch.zeros_like(bias_V)
-        parts = zip(in_even_parts(low_ND, size), in_even_parts(labels_N, size), strict=True)
-        found = [gradients(x, low_VD, low_V, labels, dweight_VD, dbias_V) for x, labels in parts]
-        nats_N, dx_ND = torch.cat([nats for nats, _ in found]), torch.cat([dx for _, dx in found])
-        valid_N, row_N = labels_N != NO_TARGET, labels_N.clamp(min=0)
-        dweight_VD.index_add_(0, row_N, widen(low_ND) * valid_N[:, None], alpha=-1)
-        if dbias_V is not None:
-            dbias_V.index_add_(0, row_N, valid_N.to(dbias_V.dtype), alpha=-1)
+        low_ND = x_ND.to(low)
+        if by_amx and can_predict(low_ND, weight_VD, bias_V):
+            nats_N, dx_ND, dweight_VD, dbias_V = cross_entropy_by_amx(low_ND, weight_VD, bias_V, labels_N)
+        else:
+            low_VD, low_V = weight_VD.to(low), None if bias_V is None else bias_V.to(low)
+            dweight_VD, dbias_V = torch.zeros_like(weight_VD), None if bias_V is None else torch.zeros_like(bias_V)
+            parts = zip(in_even_parts(low_ND, size), in_even_parts(labels_N, size), strict=True)
+            found = [gradients(x, low_VD, low_V, labels, dweight_VD, dbias_V) for x, labels in parts]
+            nats_N, dx_ND = torch.cat([nats for nats, _ in found]), torch.cat([dx for _, dx in found])
+            valid_N, row_N = labels_N != NO_TARGET, labels_N.clamp(min=0)
+            dweight_VD.index_add_(0, row_N, widen(low_ND) * valid_N[:, None], alpha=-1)
+            if dbias_V is not None:
+                dbias_V.index_add_(0, row_N, valid_N.to(dbias_V.dtype), alpha=-1)
         ctx.save_for_backward(dx_ND.to(x_ND.dtype), dweight_VD, dbias_V)
         return steady_sum(nats_N)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dsum: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        scaled = (None if gradient is None else gradient * dsum for gradient in ctx.saved_tensors)
-        return (*scaled, None, None, None)
+        gradients = ctx.saved_tensors
+        # A training asks for the sum's own gradient. On a GPU the host would have to wait for the answer.
+        if dsum.device.type != "cpu" or float(dsum) != 1.0:
+            gradients = tuple(None if gradient is None else gradient * dsum for gradient in gradients)
+        return (*gradients, None, None, None, None)

@@ -13,7 +13,6 @@ Legend: B rows, T positions, M masked positions, D hidden size, V vocabulary, N 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -234,14 +233,15 @@ class PretrainingLoss:
     """
 
     def __init__(self, runtime: Runtime, logit_tokens: int | None = None) -> None:
-        self.gradients = runtime.compiled(partial(part_gradients, by_amx=runtime.uses_amx))
+        self.gradients, self.by_amx = runtime.compiled(part_gradients), runtime.uses_amx
         self.logit_tokens = logit_tokens
 
     def __call__(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         x, labels, pairs_B2 = states_and_labels(model, batch)
         head: LanguageHead = model.lm_head
         x_ND = head.features(x).flatten(0, -2)
-        nats = summed_nats(x_ND, head.weight, head.bias, labels.flatten(), self.logit_tokens, self.gradients)
+        how = (self.logit_tokens, self.gradients)
+        nats = summed_nats(x_ND, head.weight, head.bias, labels.flatten(), *how, by_amx=self.by_amx)
         if pairs_B2 is not None:
             nats = nats + labels.size(1) * cross_entropy(pairs_B2, batch["goes_on"], reduction="sum")
         return nats, (labels != NO_TARGET).sum()

@@ -19,6 +19,7 @@ from pipeline.common.params import Compute
 from pipeline.model.amx.library import has_amx
 from pipeline.model.attention import Attention
 from pipeline.model.block import Block, Stack
+from pipeline.model.feed_forward import FeedForward
 from pipeline.model.linear import Linear
 from pipeline.model.token_loss import TokenLoss
 from pipeline.model.transformer import Embedding
@@ -93,7 +94,7 @@ class Runtime:
             for module in model.modules():
                 if isinstance(module, Stack):
                     module.is_compiled = True
-                if isinstance(module, Attention | Linear):
+                if isinstance(module, Attention | FeedForward | Linear):
                     module.by_amx = self.uses_amx
                 if isinstance(module, Block | TokenLoss):
                     module.compile(**how)

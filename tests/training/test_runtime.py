@@ -8,6 +8,7 @@ import torch
 
 from pipeline.common.params import Compute
 from pipeline.model.attention import Attention
+from pipeline.model.feed_forward import FeedForward
 from pipeline.model.linear import Linear
 from pipeline.model.transformer import Transformer
 from pipeline.training import runtime
@@ -72,7 +73,7 @@ def test_only_compiled_training_in_bfloat16_goes_by_amx(
     found = Runtime(torch.device("cpu"), getattr(torch, precision), compiled, {})
     model = Transformer(tiny_config("causal"))
     found.compile_blocks(model)
-    parts = [module for module in model.modules() if isinstance(module, Attention | Linear)]
+    parts = [module for module in model.modules() if isinstance(module, Attention | FeedForward | Linear)]
     assert len(parts) > 4
     assert found.uses_amx == expected
     assert all(part.by_amx == expected for part in parts if compiled)

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.model.amx.library import library
+from pipeline.model.amx.library import SIZE_STEP, library
 
-HEAD_DIM_STEP, MOST_HEAD_DIM = 32, 256  # AMX adds up so many products at once; a vector must fit the registers
+MOST_HEAD_DIM = 256  # a vector must fit the registers
 
 
 class Recipe(NamedTuple):
@@ -65,7 +65,7 @@ def attend_by_amx(
 def can_attend(q_BHTK: Tensor, bias: Tensor | None) -> bool:
     """Whether `attend_by_amx` may be asked."""
     head_dim = q_BHTK.size(-1)
-    fits = q_BHTK.dtype == torch.bfloat16 and head_dim % HEAD_DIM_STEP == 0 and head_dim <= MOST_HEAD_DIM
+    fits = q_BHTK.dtype == torch.bfloat16 and head_dim % SIZE_STEP == 0 and head_dim <= MOST_HEAD_DIM
     return fits and (bias is None or not bias.requires_grad)
 
 

@@ -44,12 +44,16 @@ class Array {
 };
 
 inline __m512 load(const float* x) { return _mm512_loadu_ps(x); }
-inline __m512 widen(const BFloat16* x) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
+inline __m512 widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+inline __m512 widen(const BFloat16* x) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))); }
 // Two vectors rounded to bfloat16, the first in the lower half.
 inline __m512i round_both(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
+
+// 16 values, or 32, as bfloat16.
+inline __m256i round_16(const BFloat16* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
+inline __m256i round_16(const float* x) { return (__m256i)_mm512_cvtneps_pbh(load(x)); }
+inline __m512i round_32(const BFloat16* x) { return _mm512_loadu_si512(x); }
+inline __m512i round_32(const float* x) { return round_both(load(x), load(x + LANES)); }
 
 inline void store(void* to, __m512i x) { _mm512_storeu_si512(to, x); }
 inline void store_half(void* to, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }
@@ -102,10 +106,9 @@ inline void turn(__m512i (&x)[16]) {
 }
 
 // LANES values of a place and of the next, in one vector; zeros where there is no place.
-inline __m512i load_two(const BFloat16* x, int64_t stride, int64_t place, int64_t places) {
-  const auto half = [&](int64_t at) {
-    return at < places ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + at * stride)) : _mm256_setzero_si256();
-  };
+template <class T>
+__m512i load_two(const T* x, int64_t stride, int64_t place, int64_t places) {
+  const auto half = [&](int64_t at) { return at < places ? round_16(x + at * stride) : _mm256_setzero_si256(); };
   return _mm512_inserti64x4(_mm512_castsi256_si512(half(place)), half(place + 1), 1);
 }
 

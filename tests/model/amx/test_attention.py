@@ -1,10 +1,7 @@
-"""The operations by AMX instructions, against their formulas in float64. Legend: see the modules."""
+"""Attention by AMX instructions, against its formulas in float64. Legend: see the module."""
 
 import math
-import os
-import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,31 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.common.compiler import find_compiler, prepare_inductor
-from pipeline.common.params import Model
 from pipeline.model.amx.attention import AS_THEY_ARE, Recipe, attend_by_amx, can_attend
-from pipeline.model.amx.library import has_amx
-from pipeline.model.amx.weight_gradient import can_multiply, weight_gradient_by_amx
-from pipeline.model.attention import Attention, attend, padding_bias, visible_bias
-from pipeline.model.config import derive_config
-from pipeline.model.linear import Linear
+from pipeline.model.attention import attend, padding_bias, visible_bias
 from pipeline.model.positions import rotary_tables, rotate
-from pipeline.model.transformer import Transformer
-from pipeline.training.cross_entropy import part_gradients
-from pipeline.training.masking import NO_TARGET
 
-HAS_AMX = sys.platform == "linux" and torch.cpu._is_amx_tile_supported() and "ONEDNN_MAX_CPU_ISA" not in os.environ
-pytestmark = pytest.mark.skipif(
-    not HAS_AMX or find_compiler() is None, reason="no AMX instructions, or forbidden, or no C++ compiler here"
-)
+pytestmark = pytest.mark.usefixtures("amx")
 
 ROUNDED = 2**-7  # bfloat16's rounding, of an operation's largest result or gradient: others are differences of such
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled() -> None:
-    prepare_inductor()
-    assert has_amx()
 
 
 class Heads(NamedTuple):
@@ -192,70 +171,3 @@ def test_what_cannot_be_asked() -> None:
     assert not can_attend(q.float(), None)
     assert not can_attend(q[..., :16], None)
     assert not can_attend(q, torch.zeros(1, 1, 4, 4, requires_grad=True))
-    x = torch.zeros(4, 32, dtype=torch.bfloat16)
-    assert can_multiply(x, x)
-    assert not can_multiply(x, x.float())
-    assert not can_multiply(x[:, :5], x)
-
-
-@settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 1200), before=st.integers(1, 80), after=st.integers(1, 80))
-def test_the_gradient_of_weights(count: int, before: int, after: int) -> None:
-    torch.manual_seed(count)
-    x, dy = torch.randn(count, 16 * before).bfloat16(), torch.randn(count, 16 * after).bfloat16()
-    found, truth = weight_gradient_by_amx(dy, x), dy.double().T @ x.double()
-    assert found.dtype == torch.float32
-    assert (found.double() - truth).norm() < 1e-6 * truth.norm()
-
-
-@pytest.mark.usefixtures("own_threads")
-def test_the_gradient_of_weights_has_the_same_bits_on_any_number_of_threads() -> None:
-    x, dy = torch.randn(700, 96).bfloat16(), torch.randn(700, 2, 160).bfloat16()[:, 1]
-    found = weight_gradient_by_amx(dy, x)
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        assert torch.equal(weight_gradient_by_amx(dy, x), found)
-
-
-@pytest.mark.parametrize("parts", [{"preset": "gpt2"}, {"preset": "qwen3"}, {"preset": "bert"}], ids=str)
-def test_a_compiled_block_asks_for_them_in_one_graph(parts: dict[str, Any]) -> None:
-    """And gives what an uncompiled one gives, but for rounding."""
-    torch.manual_seed(0)
-    config, _ = derive_config(Model(**parts, depth=1, hidden_size=64, num_heads=2, context_length=40, dropout=0.0), 64)
-    model = Transformer(config).train()
-    stack = model.decoder or model.encoder
-    assert stack is not None
-    block, sights = stack.blocks[0], stack._sights(torch.arange(40)[None], None, None, None, None)
-    x, dy = torch.randn(2, 40, 64, requires_grad=True), torch.randn(2, 40, 64)
-
-    def gradients(part: Callable[..., Tensor]) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
-            y = part(x, sights[stack.windows[0]])
-        return list(torch.autograd.grad(y, [x, *block.parameters()], dy))
-
-    truth = gradients(block)
-    for module in block.modules():
-        if isinstance(module, Attention | Linear):
-            module.by_amx = True
-    asked: list[str] = []
-
-    def watch(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
-        asked.extend(str(node.target) for node in graph.graph.nodes)
-        return graph
-
-    torch._dynamo.reset()
-    found = gradients(torch.compile(block, backend=watch, fullgraph=True))
-    assert any("attend" in target for target in asked)
-    largest = max(root_mean_square(exact) for exact in truth)  # that of a bias of all keys is zero
-    for ours, exact in zip(found, truth, strict=True):
-        assert root_mean_square(ours - exact) < 0.02 * max(root_mean_square(exact), 0.1 * largest)
-
-
-def test_the_loss_adds_up_its_heads_gradient_by_them() -> None:
-    torch.manual_seed(0)
-    x, weight = torch.randn(90, 32).bfloat16(), torch.randn(48, 32).bfloat16()
-    labels = torch.randint(48, (90,)).masked_fill(torch.arange(90) < 5, NO_TARGET)
-    found, expected = torch.ones(48, 32), torch.ones(48, 32)
-    part_gradients(x, weight, None, labels, found, None, by_amx=True)
-    part_gradients(x, weight, None, labels, expected, None)
-    assert (found - expected).norm() < ROUNDED * (expected - 1).norm()
