@@ -17,7 +17,7 @@ from pipeline.model.amx.attention import Recipe, attend_by_amx, can_attend
 from pipeline.model.attention_gradient import attend_with_gradient
 from pipeline.model.cache import KeyValues
 from pipeline.model.config import ModelConfig
-from pipeline.model.linear import Linear, say
+from pipeline.model.linear import Linear, project
 from pipeline.model.norms import NORMS, RMSNorm, widen
 from pipeline.model.positions import rotate
 from pipeline.model.softmax import steady_softmax
@@ -197,9 +197,9 @@ class Attention(nn.Module):
     def _project(self, asking_BTD: Tensor, source_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, K), and keys and values (B, G, S, K)."""
         if asking_BTD is source_BSD:
-            q_BTE, k_BSE, v_BSE = say(source_BSD, (self.q_proj, self.k_proj, self.v_proj))
+            q_BTE, k_BSE, v_BSE = project(source_BSD, (self.q_proj, self.k_proj, self.v_proj))
         else:
-            q_BTE, (k_BSE, v_BSE) = self.q_proj(asking_BTD), say(source_BSD, (self.k_proj, self.v_proj))
+            q_BTE, (k_BSE, v_BSE) = self.q_proj(asking_BTD), project(source_BSD, (self.k_proj, self.v_proj))
         return self._split(q_BTE, self.heads), self._split(k_BSE, self.kv_heads), self._split(v_BSE, self.kv_heads)
 
     def _goes_by_amx(self, q_BHTK: Tensor, bias: Tensor | None) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from pipeline.model.amx.linear import can_say, linear_by_amx
+from pipeline.model.amx.linear import can_project, linear_by_amx
 
 MOST_SUMMED = 512
 PARTS_OF_ANY_LENGTH = 8  # where one compilation is for rows of every length: enough for 4,096 vectors
@@ -30,18 +30,18 @@ class Linear(nn.Linear):
         special = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
         if special and torch.is_grad_enabled() and input.device.type == "cpu":
             input = as_products_read(input)
-            if asks_amx(self) and can_say(input, [self]):
+            if asks_amx(self) and can_project(input, [self]):
                 return linear_by_amx(input, [self])[0]
             return product(input, self.weight, self.bias)
         return super().forward(input)
 
 
-def say(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
-    """What each of some layers says of the same x."""
+def project(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor]:
+    """What each of these layers makes of the same x."""
     asking = [layer for layer in layers if type(layer) is Linear and asks_amx(layer)]
     if len(asking) == len(layers):
         low = as_products_read(x)
-        if can_say(low, asking):
+        if can_project(low, asking):
             return linear_by_amx(low, asking)
     return [layer(x) for layer in layers]
 

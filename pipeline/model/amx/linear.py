@@ -23,14 +23,13 @@ MOST_LAYERS = 3
 
 
 def linear_by_amx(x: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """What each of up to `MOST_LAYERS` layers says of x, (..., E), of x (..., D) in bfloat16; all of them have a bias,
-    or none."""
+    """x W^T + b of up to `MOST_LAYERS` layers, (..., E) each, of x (..., D) in bfloat16; all have a bias, or none."""
     biases = [layer.bias for layer in layers if layer.bias is not None]
     found = torch.ops.hallmark.linear(x.flatten(0, -2), [layer.weight for layer in layers], biases)
     return [y_NE.unflatten(0, x.shape[:-1]) for y_NE in found]
 
 
-def can_say(x: Tensor, layers: Sequence[nn.Linear]) -> bool:
+def can_project(x: Tensor, layers: Sequence[nn.Linear]) -> bool:
     """Whether `linear_by_amx` may be asked: all of these learn."""
     alike = len({layer.bias is None for layer in layers}) == 1
     return x.dtype == torch.bfloat16 and alike and all(learns_by_amx(layer) for layer in layers)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pipeline.model.amx.linear import can_say, linear_by_amx
+from pipeline.model.amx.linear import can_project, linear_by_amx
 
 pytestmark = pytest.mark.usefixtures("amx")
 
@@ -77,8 +77,8 @@ def test_the_bits_do_not_follow_the_number_of_threads() -> None:
 
 def test_what_cannot_be_asked() -> None:
     x = torch.zeros(4, 32, dtype=torch.bfloat16)
-    assert can_say(x, make_layers(32, [32, 64], bias=True))
-    assert not can_say(x.float(), make_layers(32, [32], bias=True))
-    assert not can_say(x, make_layers(32, [32, 10], bias=True))
-    assert not can_say(x, make_layers(32, [32], bias=True) + make_layers(32, [32], bias=False))
-    assert not can_say(x, [make_layers(32, [32], bias=True)[0].requires_grad_(False)])
+    assert can_project(x, make_layers(32, [32, 64], bias=True))
+    assert not can_project(x.float(), make_layers(32, [32], bias=True))
+    assert not can_project(x, make_layers(32, [32, 10], bias=True))
+    assert not can_project(x, make_layers(32, [32], bias=True) + make_layers(32, [32], bias=False))
+    assert not can_project(x, [make_layers(32, [32], bias=True)[0].requires_grad_(False)])
