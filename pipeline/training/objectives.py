@@ -240,8 +240,8 @@ class PretrainingLoss:
         x, labels, pairs_B2 = states_and_labels(model, batch)
         head: LanguageHead = model.lm_head
         x_ND = head.features(x).flatten(0, -2)
-        how = (self.logit_tokens, self.gradients)
-        nats = summed_nats(x_ND, head.weight, head.bias, labels.flatten(), *how, by_amx=self.by_amx)
+        of_head = (head.weight, head.bias, labels.flatten())
+        nats = summed_nats(x_ND, *of_head, self.logit_tokens, self.gradients, by_amx=self.by_amx)
         if pairs_B2 is not None:
             nats = nats + labels.size(1) * cross_entropy(pairs_B2, batch["goes_on"], reduction="sum")
         return nats, (labels != NO_TARGET).sum()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.model.amx.library import SIZE_STEP, library
+from pipeline.model.amx.library import SIZE_STEP, address, define, library, operations
 
 MOST_HEAD_DIM = 256  # a vector must fit the registers
 
@@ -142,9 +142,9 @@ def _heads(x: Tensor) -> _Heads:
 
 
 def _recipe(recipe: Recipe, dweight: Tensor | None = None) -> _Recipe:
-    weight, cos, sin = (0 if x is None else x.data_ptr() for x in recipe)
+    weight, cos, sin = map(address, recipe)
     row, _, place, _ = (0, 0, 0, 0) if recipe.cos is None else recipe.cos.stride()
-    return _Recipe(weight, 0 if dweight is None else dweight.data_ptr(), cos, sin, row, place)
+    return _Recipe(weight, address(dweight), cos, sin, row, place)
 
 
 def _empty_heads(like_BHTK: Tensor) -> Tensor:
@@ -200,14 +200,11 @@ _READ = (
     "Tensor q, Tensor k, Tensor v, Tensor? bias, "
     "Tensor? q_weight, Tensor? q_cos, Tensor? q_sin, Tensor? k_weight, Tensor? k_cos, Tensor? k_sin"
 )
-_operations = torch.library.Library("hallmark", "FRAGMENT")
-_operations.define(f"attend({_READ}, float scale, float eps) -> (Tensor, Tensor)")
-_operations.define(
+define(f"attend({_READ}, float scale, float eps) -> (Tensor, Tensor)", _forward, _forward_shapes)
+define(
     f"attend_backward(Tensor dy, {_READ}, Tensor y, Tensor sums, float scale, float eps)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_shapes,
 )
-_operations.impl("attend", _forward, "CPU")
-_operations.impl("attend_backward", _backward, "CPU")
-torch.library.register_fake("hallmark::attend", _forward_shapes, lib=_operations)
-torch.library.register_fake("hallmark::attend_backward", _backward_shapes, lib=_operations)
-torch.library.register_autograd("hallmark::attend", _differentiate, setup_context=_keep, lib=_operations)
+torch.library.register_autograd("hallmark::attend", _differentiate, setup_context=_keep, lib=operations)

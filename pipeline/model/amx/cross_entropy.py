@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.model.amx.library import SIZE_STEP, library
+from pipeline.model.amx.library import SIZE_STEP, address, library
 
 
 class CrossEntropy(NamedTuple):
@@ -56,7 +56,7 @@ def cross_entropy_by_amx(x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None,
     )
     sizes = (*x_ND.shape, len(weight_VD), torch.get_num_threads())
     tensors = (x_ND, weight_VD, bias_V, labels_N, *found)
-    call = _Call(*sizes, *(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+    call = _Call(*sizes, *map(address, tensors))
     library("cross_entropy").cross_entropy_with_gradients(ctypes.byref(call))
     return found
 

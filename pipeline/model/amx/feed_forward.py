@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.amx.library import SIZE_STEP, library
+from pipeline.model.amx.library import SIZE_STEP, address, define, library, operations
 from pipeline.model.amx.linear import learns_by_amx
 
 ACTIVATIONS = ("relu", "relu2", "gelu", "gelu_tanh", "silu")  # as `Activation` of the C++ file
@@ -56,19 +56,17 @@ def _loops(gated: bool, activation: int) -> Any:
     return library("feed_forward", GATED=int(gated), ACTIVATION=activation)
 
 
-def _at(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
-
-
 def _sizes(x_ND: Tensor, up: Tensor) -> tuple[int, ...]:
     return *x_ND.shape, len(up), torch.get_num_threads()
 
 
 def _forward(x_ND: Tensor, *layers: Any) -> tuple[Tensor, Tensor]:
     x_ND, (*parts, activation) = x_ND.contiguous(), layers
-    up, gate, down = (_Layer(_at(parts[i]), _at(parts[i + 1])) for i in (0, 2, 4))
+    up, gate, down = (_Layer(address(parts[i]), address(parts[i + 1])) for i in (0, 2, 4))
     y_ND, kept = _forward_shapes(x_ND, *layers)
-    call = _Call(*_sizes(x_ND, parts[0]), up, gate, down, _at(x_ND), _at(kept[0]), _at(kept[-1]), _at(y_ND))
+    call = _Call(
+        *_sizes(x_ND, parts[0]), up, gate, down, address(x_ND), address(kept[0]), address(kept[-1]), address(y_ND)
+    )
     _loops(parts[2] is not None, activation).feed_forward(ctypes.byref(call))
     return y_ND, kept
 
@@ -76,10 +74,10 @@ def _forward(x_ND: Tensor, *layers: Any) -> tuple[Tensor, Tensor]:
 def _backward(dy_ND: Tensor, x_ND: Tensor, *layers: Any) -> tuple[Tensor, ...]:
     dy_ND, x_ND, (*parts, kept, activation) = dy_ND.contiguous(), x_ND.contiguous(), layers
     dx_ND, *gradients = found = _backward_shapes(dy_ND, x_ND, *layers)
-    at = [None if part is None else _at(gradient) for part, gradient in zip(parts, gradients, strict=True)]
-    up, gate, down = (_Layer(_at(parts[i]), _at(parts[i + 1]), at[i], at[i + 1]) for i in (0, 2, 4))
+    at = [None if part is None else address(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+    up, gate, down = (_Layer(address(parts[i]), address(parts[i + 1]), at[i], at[i + 1]) for i in (0, 2, 4))
     tensors = (x_ND, kept[0], kept[-1], None, dy_ND, dx_ND)
-    call = _Call(*_sizes(x_ND, parts[0]), up, gate, down, *map(_at, tensors))
+    call = _Call(*_sizes(x_ND, parts[0]), up, gate, down, *map(address, tensors))
     _loops(parts[2] is not None, activation).feed_forward_backward(ctypes.byref(call))
     return found
 
@@ -110,14 +108,11 @@ def _differentiate(ctx: Any, dy_ND: Tensor, _: None) -> tuple[Tensor | None, ...
 
 
 _READ = "Tensor x, Tensor up, Tensor? up_bias, Tensor? gate, Tensor? gate_bias, Tensor down, Tensor? down_bias"
-_operations = torch.library.Library("hallmark", "FRAGMENT")
-_operations.define(f"feed_forward({_READ}, int activation) -> (Tensor, Tensor)")
-_operations.define(
+define(f"feed_forward({_READ}, int activation) -> (Tensor, Tensor)", _forward, _forward_shapes)
+define(
     f"feed_forward_backward(Tensor dy, {_READ}, Tensor kept, int activation)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    _backward_shapes,
 )
-_operations.impl("feed_forward", _forward, "CPU")
-_operations.impl("feed_forward_backward", _backward, "CPU")
-torch.library.register_fake("hallmark::feed_forward", _forward_shapes, lib=_operations)
-torch.library.register_fake("hallmark::feed_forward_backward", _backward_shapes, lib=_operations)
-torch.library.register_autograd("hallmark::feed_forward", _differentiate, setup_context=_keep, lib=_operations)
+torch.library.register_autograd("hallmark::feed_forward", _differentiate, setup_context=_keep, lib=operations)

@@ -6,8 +6,7 @@
 
 namespace {
 constexpr int64_t MOST_LAYERS = 3;
-constexpr int64_t PART = 256;    // vectors that are worked on at a time
-constexpr int64_t SUMMED = 256;  // whose products are added up to the gradient of weights
+constexpr int64_t PART = 256;  // vectors that are worked on at a time
 }  // namespace
 
 // A matrix and what is added to its products; null: no bias. Mirrored in Python.
@@ -77,7 +76,7 @@ void forward(const Call& call) {
   }
 }
 
-// The gradient of x of `count` vectors from `begin` on. `dy` and `sums` are of one thread.
+// The gradient of x of `count` vectors from `begin` on. `dy` and `block` are of one thread.
 void differentiate_x(const Call& call, const BFloat16* weights, int64_t begin, int64_t count, BFloat16* dy,
                      float* block) {
   const int64_t D = call.size, E = call.width(), rows = round_up(count, STEP);
@@ -99,7 +98,7 @@ void differentiate_x(const Call& call, const BFloat16* weights, int64_t begin, i
 
 // The gradients of the weights and biases of panels [first, end).
 void differentiate_weights(const Call& call, const Panel* first, const Panel* end) {
-  const int64_t D = call.size, part = std::min(SUMMED, round_up(call.vectors, STEP));
+  const int64_t D = call.size, part = std::min(PART, round_up(call.vectors, STEP));
   const Array<BFloat16> x(part * D), dy(part * STEP);
   const Array<float> sums((end - first) * STEP * D);
   for (int64_t begin = 0; begin < call.vectors; begin += part) {

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.amx.library import SIZE_STEP, library
+from pipeline.model.amx.library import SIZE_STEP, address, define, library, operations
 
 MOST_LAYERS = 3
 
@@ -37,8 +37,11 @@ def can_project(x: Tensor, layers: Sequence[nn.Linear]) -> bool:
 
 def learns_by_amx(layer: nn.Linear) -> bool:
     """Whether its sizes, and what of it learns, fit these operations."""
-    fits = all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in layer.parameters())
-    return fits and all(size % SIZE_STEP == 0 for size in layer.weight.shape)
+
+    def fits(parameter: Tensor) -> bool:
+        return parameter.requires_grad and parameter.dtype == torch.float32 and parameter.is_contiguous()
+
+    return all(map(fits, layer.parameters())) and all(size % SIZE_STEP == 0 for size in layer.weight.shape)
 
 
 class _Layer(ctypes.Structure):
@@ -59,9 +62,7 @@ class _Call(ctypes.Structure):
 
 
 def _call(x_ND: Tensor, dx_ND: Tensor | None, weights: list[Tensor], **tensors: list[Tensor]) -> _Call:
-    call = _Call(
-        *x_ND.shape, len(weights), torch.get_num_threads(), x_ND.data_ptr(), None if dx_ND is None else dx_ND.data_ptr()
-    )
+    call = _Call(*x_ND.shape, len(weights), torch.get_num_threads(), x_ND.data_ptr(), address(dx_ND))
     for i, weight in enumerate(weights):
         layer = call.layers[i]
         layer.size, layer.weight = len(weight), weight.data_ptr()
@@ -111,13 +112,10 @@ def _differentiate(ctx: Any, dys: list[Tensor]) -> tuple[Tensor, list[Tensor], l
     return torch.ops.hallmark.linear_backward(dys, x_ND, weights, ctx.biased)  # type: ignore[no-any-return]
 
 
-_operations = torch.library.Library("hallmark", "FRAGMENT")
-_operations.define("linear(Tensor x, Tensor[] weights, Tensor[] biases) -> Tensor[]")
-_operations.define(
-    "linear_backward(Tensor[] dys, Tensor x, Tensor[] weights, bool biased) -> (Tensor, Tensor[], Tensor[])"
+define("linear(Tensor x, Tensor[] weights, Tensor[] biases) -> Tensor[]", _forward, _forward_shapes)
+define(
+    "linear_backward(Tensor[] dys, Tensor x, Tensor[] weights, bool biased) -> (Tensor, Tensor[], Tensor[])",
+    _backward,
+    _backward_shapes,
 )
-_operations.impl("linear", _forward, "CPU")
-_operations.impl("linear_backward", _backward, "CPU")
-torch.library.register_fake("hallmark::linear", _forward_shapes, lib=_operations)
-torch.library.register_fake("hallmark::linear_backward", _backward_shapes, lib=_operations)
-torch.library.register_autograd("hallmark::linear", _differentiate, setup_context=_keep, lib=_operations)
+torch.library.register_autograd("hallmark::linear", _differentiate, setup_context=_keep, lib=operations)

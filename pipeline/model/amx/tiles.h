@@ -144,15 +144,7 @@ void tile_across(const T* x, int64_t stride, int64_t K, BFloat16* to) {
 
 // 32 columns of x (count, ...) to a panel of a left side, of products with x transposed: `rows` long, zeros behind.
 inline void turn_rows(const BFloat16* x, int64_t stride, int64_t count, int64_t rows, BFloat16* to) {
-  for (int64_t n = 0; n < rows; n += STEP)
-    for (int64_t half = 0; half < STEP; half += LANES) {
-      __m512i pairs[16];
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < 16; ++i) pairs[i] = in_pairs(load_two(x + half, stride, n + 2 * i, count));
-      turn(pairs);
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < 16; ++i) store(to + (n + half + i) * STEP, pairs[i]);
-    }
+  for (int64_t n = 0; n < rows; n += STEP) transpose(x + n * stride, stride, count - n, STEP, STEP, to + n * STEP);
 }
 
 // `row(n, low, high)` for the first `count` rows of a block.
